@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `match = { ... }`: which devices an entry is about.
+
+/// What part of a card a device is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// A physical function.
+    Physical,
+    /// A virtual function, by its number on the physical one.
+    Virtual(u32),
+    /// A sub-function, by its `sfnum`.
+    Sub(u32),
+}
+
+/// A device, in the words in which it is matched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The kernel's name for it.
+    pub sysname: Vec<String>,
+    /// `pci-0000:c1:00.0`, the function it is on.
+    pub path: Vec<String>,
+    /// Hot-plug slot.
+    pub slot: Vec<String>,
+    /// Of every port, 16 hex digits.
+    pub port_guid: Vec<String>,
+    /// 16 hex digits.
+    pub node_guid: Vec<String>,
+    /// `mlx5`, `rxe`.
+    pub driver: Vec<String>,
+    /// Of every port: `ib`, `roce`, `iw`, `opa`.
+    pub protocol: Vec<String>,
+    /// Of every port.
+    pub netdev: Vec<String>,
+    /// The card's maker's name for the board.
+    pub board_id: Vec<String>,
+    /// None for devices without a PCI function below them.
+    pub function: Option<Function>,
+}
+
+/// The keys of `match` that take one pattern or a list of them.
+pub(crate) const PATTERN_KEYS: [&str; 9] = [
+    "sysname",
+    "path",
+    "slot",
+    "port-guid",
+    "node-guid",
+    "driver",
+    "protocol",
+    "netdev",
+    "board-id",
+];
+/// The keys of `match` that take a boolean or a number.
+pub(crate) const FUNCTION_KEYS: [&str; 3] = ["pf", "vf", "sf"];
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Condition {
+    /// Some value of this key fits some pattern.
+    Patterns(&'static str, Vec<glob::Pattern>),
+    /// The device is, or is not, on such a function.
+    Is(&'static str, bool),
+    /// It is on the function of this kind with this number.
+    Number(&'static str, u32),
+}
+
+/// All conditions of an entry; a device must meet every one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Match(pub(crate) Vec<Condition>);
+
+impl Match {
+    /// Whether a device meets all conditions.
+    #[must_use]
+    pub fn fits(&self, facts: &Facts) -> bool {
+        self.0.iter().all(|condition| match condition {
+            Condition::Patterns(key, patterns) => {
+                facts.values(key).iter().any(|v| patterns.iter().any(|p| p.matches(v)))
+            }
+            Condition::Is(kind, wanted) => facts.function_of(kind).is_some() == *wanted,
+            Condition::Number(kind, number) => facts.function_of(kind) == Some(Some(*number)),
+        })
+    }
+}
+
+impl Facts {
+    fn values(&self, key: &str) -> &[String] {
+        match key {
+            "sysname" => &self.sysname,
+            "path" => &self.path,
+            "slot" => &self.slot,
+            "port-guid" => &self.port_guid,
+            "node-guid" => &self.node_guid,
+            "driver" => &self.driver,
+            "protocol" => &self.protocol,
+            "netdev" => &self.netdev,
+            "board-id" => &self.board_id,
+            _ => &[],
+        }
+    }
+
+    /// The number, where the device is on a function of this kind.
+    fn function_of(&self, kind: &str) -> Option<Option<u32>> {
+        match (kind, self.function?) {
+            ("pf", Function::Physical) => Some(None),
+            ("vf", Function::Virtual(n)) | ("sf", Function::Sub(n)) => Some(Some(n)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `rdma.toml`: its keys, and what they are when nobody sets them.
+
+use std::path::PathBuf;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::dropin::{self, Fragment};
+use crate::matching::{Condition, FUNCTION_KEYS, Facts, Match, PATTERN_KEYS};
+use crate::{Root, Warning};
+
+/// How a name is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Keep the kernel's.
+    Kernel,
+    /// The firmware's number of the function.
+    Onboard,
+    /// The PCI address.
+    Path,
+    /// The hot-plug slot.
+    Slot,
+    /// The node GUID.
+    Guid,
+    /// The name of the network interface, for devices with one port.
+    Netdev,
+}
+
+/// The words for them.
+const POLICIES: [(&str, Policy); 6] = [
+    ("kernel", Policy::Kernel),
+    ("onboard", Policy::Onboard),
+    ("path", Policy::Path),
+    ("slot", Policy::Slot),
+    ("guid", Policy::Guid),
+    ("netdev", Policy::Netdev),
+];
+
+impl Policy {
+    /// The word for it in configuration and properties.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        POLICIES.iter().find(|(_, p)| *p == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// The configuration that is in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[naming] policy`: tried in this order until one gives a name.
+    pub policy: Vec<Policy>,
+    /// `[[device]]`, those that go before others first.
+    pub devices: Vec<DeviceEntry>,
+}
+
+/// One `[[device]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceEntry {
+    /// Which devices it is about.
+    pub matches: Match,
+    /// What such a device is to be called.
+    pub name: Option<String>,
+    /// Or how its name is found.
+    pub policy: Option<Vec<Policy>>,
+    /// Where it stands: file and line.
+    pub source: (PathBuf, usize),
+}
+
+impl Default for Config {
+    /// The names that rdma-core gives.
+    fn default() -> Self {
+        Self { policy: vec![Policy::Onboard, Policy::Path], devices: Vec::new() }
+    }
+}
+
+impl Config {
+    /// Reads `rdma.toml` and its drop-ins. What cannot be used is told, and the rest is in force.
+    #[must_use]
+    pub fn load(root: &Root) -> (Self, Vec<Warning>) {
+        let (fragments, mut warnings) = dropin::read(root, "rdma.toml");
+        let mut config = Self::default();
+        for fragment in &fragments {
+            let mut reader = Reader { fragment, warnings: &mut warnings };
+            let devices = reader.apply(&mut config);
+            // The first that fits counts, and a later fragment goes before an earlier one.
+            config.devices.splice(0..0, devices);
+        }
+        (config, warnings)
+    }
+
+    /// The name that an entry gives to a device, and the entry.
+    #[must_use]
+    pub fn name_of(&self, facts: &Facts) -> Option<(&str, &DeviceEntry)> {
+        let mut entries = self.devices.iter().filter(|entry| entry.matches.fits(facts));
+        entries.find_map(|entry| Some((entry.name.as_deref()?, entry)))
+    }
+
+    /// The policies for a device.
+    #[must_use]
+    pub fn policy_of(&self, facts: &Facts) -> &[Policy] {
+        let mut entries = self.devices.iter().filter(|entry| entry.matches.fits(facts));
+        entries.find_map(|entry| entry.policy.as_deref()).unwrap_or(&self.policy)
+    }
+}
+
+/// Reads one fragment; every value that cannot be used is a warning and changes nothing.
+struct Reader<'a> {
+    fragment: &'a Fragment,
+    warnings: &'a mut Vec<Warning>,
+}
+
+impl Reader<'_> {
+    fn apply(&mut self, config: &mut Config) -> Vec<DeviceEntry> {
+        let mut devices = Vec::new();
+        let text = &self.fragment.text;
+        let table = match DeTable::parse(text) {
+            Ok(table) => table,
+            Err(error) => {
+                let at = error.span().map_or(0, |span| span.start);
+                let why = error.message().replace('\n', ", ");
+                self.warn(at, format!("this is not TOML ({why}), ignoring the file"));
+                return devices;
+            }
+        };
+        for (key, value) in table.get_ref() {
+            match (key.get_ref().as_ref(), value.get_ref()) {
+                ("naming", DeValue::Table(naming)) => self.naming(naming, config),
+                ("device", DeValue::Array(entries)) => {
+                    devices.extend(entries.iter().filter_map(|entry| self.device(entry)));
+                }
+                ("naming", _) => self.wrong(value, "naming", "a table"),
+                ("device", _) => self.wrong(value, "device", "an array of tables, [[device]]"),
+                (other, _) => self.unknown(key, other),
+            }
+        }
+        devices
+    }
+
+    fn naming(&mut self, table: &DeTable<'_>, config: &mut Config) {
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "policy" => {
+                    if let Some(policy) = self.policies(value) {
+                        config.policy = policy;
+                    }
+                }
+                other => self.unknown(key, &format!("naming.{other}")),
+            }
+        }
+    }
+
+    /// None when the entry cannot be used; one that would fit more devices than were meant is not used.
+    fn device(&mut self, entry: &Spanned<DeValue<'_>>) -> Option<DeviceEntry> {
+        let Some(table) = entry.get_ref().as_table() else {
+            self.wrong(entry, "device", "a table");
+            return None;
+        };
+        let line = self.line(entry.span().start);
+        let source = (self.fragment.path.clone(), line);
+        let mut device =
+            DeviceEntry { matches: Match::default(), name: None, policy: None, source };
+        for (key, value) in table {
+            match (key.get_ref().as_ref(), value.get_ref()) {
+                ("match", DeValue::Table(conditions)) => {
+                    for (key, value) in conditions {
+                        let condition = self.condition(key, value)?;
+                        device.matches.0.push(condition);
+                    }
+                }
+                ("match", _) => self.wrong(value, "match", "a table"),
+                ("name", DeValue::String(name)) => device.name = Some(name.to_string()),
+                ("name", _) => self.wrong(value, "name", "a string"),
+                ("policy", _) => device.policy = self.policies(value),
+                (other, _) => self.unknown(key, &format!("device.{other}")),
+            }
+        }
+        if device.matches.0.is_empty() {
+            self.warn(entry.span().start, "this [[device]] matches nothing, ignoring it");
+            return None;
+        }
+        Some(device)
+    }
+
+    fn condition(
+        &mut self,
+        key: &Spanned<std::borrow::Cow<'_, str>>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Option<Condition> {
+        let word = key.get_ref().as_ref();
+        if let Some(known) = PATTERN_KEYS.into_iter().find(|k| *k == word) {
+            let patterns = strings(value.get_ref()).map(|words| {
+                words.iter().map(|w| glob::Pattern::new(w)).collect::<Result<Vec<_>, _>>()
+            });
+            if let Some(Ok(patterns)) = patterns {
+                return Some(Condition::Patterns(known, patterns));
+            }
+            self.warn(
+                value.span().start,
+                format!("match.{known} must be a pattern or a list of patterns, ignoring this [[device]]"),
+            );
+        } else if let Some(known) = FUNCTION_KEYS.into_iter().find(|k| *k == word) {
+            match value.get_ref() {
+                DeValue::Boolean(wanted) => return Some(Condition::Is(known, *wanted)),
+                DeValue::Integer(n) if known != "pf" => {
+                    if let Ok(n) = u32::from_str_radix(n.as_str(), n.radix()) {
+                        return Some(Condition::Number(known, n));
+                    }
+                }
+                _ => {}
+            }
+            let expected = if known == "pf" { "true or false" } else { "true, false or a number" };
+            self.warn(
+                value.span().start,
+                format!("match.{known} must be {expected}, ignoring this [[device]]"),
+            );
+        } else {
+            self.warn(
+                key.span().start,
+                format!("match.{word} is not known, ignoring this [[device]]"),
+            );
+        }
+        None
+    }
+
+    fn policies(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Vec<Policy>> {
+        let known = |word: &String| POLICIES.iter().find(|(w, _)| w == word).map(|(_, p)| *p);
+        let policies = strings(value.get_ref())
+            .and_then(|words| words.iter().map(known).collect::<Option<Vec<Policy>>>());
+        if policies.is_none() {
+            let words: Vec<&str> = POLICIES.iter().map(|(word, _)| *word).collect();
+            self.wrong(value, "policy", &format!("a list of {}", words.join(", ")));
+        }
+        policies
+    }
+
+    fn unknown(&mut self, key: &Spanned<std::borrow::Cow<'_, str>>, name: &str) {
+        self.warn(key.span().start, format!("{name} is not known, ignoring it"));
+    }
+
+    fn wrong(&mut self, value: &Spanned<DeValue<'_>>, key: &str, expected: &str) {
+        self.warn(value.span().start, format!("{key} must be {expected}, ignoring it"));
+    }
+
+    fn warn(&mut self, at: usize, what: impl Into<String>) {
+        let line = self.line(at);
+        self.warnings.push(Warning::new(&self.fragment.path, Some(line), what));
+    }
+
+    fn line(&self, at: usize) -> usize {
+        let before = self.fragment.text.as_bytes().get(..at).unwrap_or_default();
+        before.iter().filter(|b| **b == b'\n').count() + 1
+    }
+}
+
+/// A string, or a list of strings.
+fn strings(value: &DeValue<'_>) -> Option<Vec<String>> {
+    match value {
+        DeValue::String(word) => Some(vec![word.to_string()]),
+        DeValue::Array(words) => {
+            words.iter().map(|w| w.get_ref().as_str().map(str::to_owned)).collect()
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Function;
+    use crate::dropin::tests::tree;
+
+    fn load(files: &[(&str, &str)]) -> (Config, Vec<String>) {
+        let (dir, root) = tree(files);
+        let (config, warnings) = Config::load(&root);
+        let prefix = format!("{}/", dir.path().display());
+        (config, warnings.iter().map(|w| w.to_string().replace(&prefix, "/")).collect())
+    }
+
+    fn one(text: &str) -> (Config, Vec<String>) {
+        load(&[("/etc/rdma/rdma.toml", text)])
+    }
+
+    #[test]
+    fn nothing_is_the_default() {
+        let (config, warnings) = one("");
+        assert_eq!((config, warnings), (Config::default(), vec![]));
+    }
+
+    #[test]
+    fn later_fragments_replace_keys_and_put_their_devices_first() {
+        let (config, warnings) = load(&[
+            (
+                "/usr/lib/rdma/rdma.toml",
+                "[naming]\npolicy = 'kernel'\n[[device]]\nmatch = {driver = 'rxe'}\nname = 'vendor'\n",
+            ),
+            (
+                "/etc/rdma/rdma.toml.d/10.toml",
+                "[[device]]\nmatch = {driver = 'rxe'}\nname = 'first'\n[[device]]\nmatch = {driver = 'r*'}\nname = 'second'\n",
+            ),
+        ]);
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(config.policy, [Policy::Kernel]);
+        let names: Vec<_> = config.devices.iter().filter_map(|d| d.name.as_deref()).collect();
+        assert_eq!(names, ["first", "second", "vendor"]);
+        let facts = Facts { driver: vec!["rxe".into()], ..Facts::default() };
+        assert_eq!(config.name_of(&facts).map(|(name, _)| name), Some("first"));
+    }
+
+    #[test]
+    fn conditions() {
+        let vf = Facts {
+            path: vec!["pci-0000:c1:00.2".into()],
+            protocol: vec!["ib".into(), "roce".into()],
+            function: Some(Function::Virtual(3)),
+            ..Facts::default()
+        };
+        for (text, fits) in [
+            ("path = 'pci-0000:c1:*'", true),
+            ("path = ['nothing', 'pci-0000:c1:00.2']", true),
+            ("protocol = 'roce'", true),
+            ("protocol = 'roce', path = 'pci-0001:*'", false),
+            ("netdev = '*'", false),
+            ("vf = true", true),
+            ("vf = 3", true),
+            ("vf = 4", false),
+            ("vf = false", false),
+            ("pf = true", false),
+            ("pf = false", true),
+            ("sf = 3", false),
+        ] {
+            let (config, warnings) =
+                one(&format!("[[device]]\nmatch = {{ {text} }}\nname = 'x'\n"));
+            assert_eq!(warnings, [""; 0], "{text}");
+            assert_eq!(config.name_of(&vf).is_some(), fits, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_told_with_file_and_line() {
+        for (text, warning) in [
+            ("[naming\n", "/etc/rdma/rdma.toml:1: this is not TOML"),
+            (
+                "\n[naming]\npolicy = 7\n",
+                "/etc/rdma/rdma.toml:3: policy must be a list of kernel, onboard",
+            ),
+            (
+                "[naming]\npolicy = ['path', 'nonsense']\n",
+                "/etc/rdma/rdma.toml:2: policy must be a list",
+            ),
+            ("naming = 1\n", "/etc/rdma/rdma.toml:1: naming must be a table"),
+            ("[system]\nnetns = 'shared'\n", "/etc/rdma/rdma.toml:1: system is not known"),
+            (
+                "[[device]]\nmatch = {driver = 'rxe'}\nnmae = 'x'\n",
+                "/etc/rdma/rdma.toml:3: device.nmae is not known",
+            ),
+            ("[[device]]\nname = 'x'\n", "/etc/rdma/rdma.toml:1: this [[device]] matches nothing"),
+            (
+                "[[device]]\nmatch = {drvier = 'rxe'}\nname = 'x'\n",
+                "/etc/rdma/rdma.toml:2: match.drvier is not known",
+            ),
+            (
+                "[[device]]\nmatch = {driver = '[a'}\nname = 'x'\n",
+                "/etc/rdma/rdma.toml:2: match.driver must be",
+            ),
+            (
+                "[[device]]\nmatch = {vf = -1}\nname = 'x'\n",
+                "/etc/rdma/rdma.toml:2: match.vf must be",
+            ),
+        ] {
+            let (config, warnings) = one(text);
+            assert_eq!(warnings.len(), 1, "{text}: {warnings:?}");
+            assert!(warnings[0].starts_with(warning), "{text}: {warnings:?}");
+            assert_eq!(config.policy, Config::default().policy, "{text}");
+            let facts = Facts { driver: vec!["rxe".into()], ..Facts::default() };
+            assert_eq!(config.name_of(&facts), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_file_with_a_mistake_is_in_force() {
+        let (config, warnings) = one("[naming]\npolicy = 'guid'\nscheme = {}\n");
+        assert_eq!((config.policy, warnings.len()), (vec![Policy::Guid], 1));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text(text: String) {
+            let (dir, root) = tree(&[("/etc/rdma/rdma.toml", &text)]);
+            let _ = Config::load(&root);
+            drop(dir);
+        }
+    }
+}

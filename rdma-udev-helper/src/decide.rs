@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which name a device should have, and who says so.
+
+use rdma_config::{Config, Facts};
+
+use crate::naming::{Choice, Identity, choose};
+
+/// What a device should be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The name.
+    pub name: String,
+    /// Who says so: a policy's word, `fixed` for a `[[device]]` entry, `user`.
+    pub policy: &'static str,
+    /// The file and line of the entry.
+    pub source: Option<String>,
+}
+
+/// What there is to decide on.
+#[derive(Debug)]
+pub struct Case<'a> {
+    /// What it is called.
+    pub current: &'a str,
+    /// Somebody named it: when it was made, or since.
+    pub named_by_user: bool,
+    /// Renaming is not switched off.
+    pub enabled: bool,
+    /// The configuration.
+    pub config: &'a Config,
+    /// The device, to be matched.
+    pub facts: &'a Facts,
+    /// The device, to be named.
+    pub identity: &'a Identity,
+}
+
+/// Decides. A person's name stays unless an entry names the device; without any policy that gives
+/// a name the kernel's stays.
+#[must_use]
+pub fn decide(case: &Case<'_>) -> Decision {
+    let keep = |policy| Decision { name: case.current.to_owned(), policy, source: None };
+    if !case.enabled {
+        return keep("kernel");
+    }
+    if let Some((name, entry)) = case.config.name_of(case.facts) {
+        let (file, line) = &entry.source;
+        let source = Some(format!("{}:{line}", file.display()));
+        return Decision { name: name.to_owned(), policy: "fixed", source };
+    }
+    if case.named_by_user {
+        return keep("user");
+    }
+    match choose(case.config.policy_of(case.facts), case.identity) {
+        Choice::Name(name, policy) => Decision { name, policy: policy.as_str(), source: None },
+        Choice::Keep => keep("kernel"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdma_config::{Policy, Root};
+
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        std::fs::create_dir_all(root.path("/etc/rdma")).unwrap();
+        std::fs::write(root.path("/etc/rdma/rdma.toml"), text).unwrap();
+        let (config, warnings) = Config::load(&root);
+        assert_eq!(warnings, []);
+        config
+    }
+
+    #[test]
+    fn who_has_the_last_word() {
+        let entry = config(
+            "[naming]\npolicy = 'netdev'\n[[device]]\nmatch = {netdev = 'ens3'}\nname = 'rail0'\n",
+        );
+        let policy = Config { policy: vec![Policy::Netdev], ..Config::default() };
+        let facts = Facts { netdev: vec!["ens3".into()], ..Facts::default() };
+        let identity = Identity { netdev: Some("ens3".into()), ..Identity::default() };
+        for (what, config, user, enabled, name, who) in [
+            ("a policy", &policy, false, true, "ens3", "netdev"),
+            ("a person before a policy", &policy, true, true, "rxe0", "user"),
+            ("an entry before a policy", &entry, false, true, "rail0", "fixed"),
+            ("an entry before a person", &entry, true, true, "rail0", "fixed"),
+            ("nobody, when switched off", &entry, false, false, "rxe0", "kernel"),
+        ] {
+            let case = Case {
+                current: "rxe0",
+                named_by_user: user,
+                enabled,
+                config,
+                facts: &facts,
+                identity: &identity,
+            };
+            let decision = decide(&case);
+            assert_eq!((decision.name.as_str(), decision.policy), (name, who), "{what}");
+        }
+    }
+}

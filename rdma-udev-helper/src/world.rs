@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! All devices as they are now, and what can be found out about one of them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use anyhow::{Context, Result};
+use rdma_config::{Config, Facts, Function, Root, cmdline};
+use rdma_udev_helper::decide::{Case, Decision, decide};
+use rdma_udev_helper::naming::Identity;
+use rdma_udev_helper::renames::{self, Taken};
+use rdma_udev_helper::state::{Run, State, Status};
+use rdma_verbs::netlink::{Device, NameAssign, Netdev, Port, Socket};
+use rdma_verbs::sysfs::{Sysfs, SysfsError};
+use rdma_verbs::{DevIndex, Guid, LinkLayer, PortNum, Protocol, driver_name, port_protocol};
+
+use crate::log;
+
+/// The kernel's devices at one moment, and the means to ask more.
+pub(crate) struct World {
+    pub(crate) root: Root,
+    pub(crate) socket: Socket,
+    pub(crate) sysfs: Sysfs,
+    pub(crate) run: Run,
+    pub(crate) devices: Vec<Device>,
+    _lock: Option<File>,
+}
+
+/// How much others may do meanwhile.
+pub(crate) enum Lock {
+    /// Anything.
+    None,
+    /// Read names.
+    Shared,
+    /// Nothing: names are changed.
+    Alone,
+}
+
+/// All that is known of one device.
+pub(crate) struct Look {
+    pub(crate) device: Device,
+    pub(crate) state: State,
+    pub(crate) ports: Vec<PortFacts>,
+    pub(crate) driver: Option<String>,
+}
+
+/// One port, from netlink and sysfs.
+pub(crate) struct PortFacts {
+    pub(crate) number: PortNum,
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) guid: Option<Guid>,
+    pub(crate) netdev: Option<Netdev>,
+}
+
+impl World {
+    /// Asks for all devices, in one question.
+    pub(crate) fn now(root: &Root, lock: &Lock) -> Result<Self> {
+        let mut socket = Socket::open()?;
+        let run = Run::of(root);
+        let lock = match lock {
+            Lock::None => Ok(None),
+            Lock::Shared => run.lock(false).map(Some),
+            Lock::Alone => run.lock(true).map(Some),
+        };
+        let lock = lock.context("cannot lock /run/rdma/lock")?;
+        let devices = socket.devices()?;
+        let sysfs = Sysfs::at(root.path("/sys"));
+        Ok(Self { root: root.clone(), socket, sysfs, run, devices, _lock: lock })
+    }
+
+    /// The device of a name; None when there is none, or when sysfs has another device under the name
+    /// by now.
+    pub(crate) fn by_name(&self, name: &str) -> Option<&Device> {
+        let device = self.devices.iter().find(|d| d.name == name)?;
+        let in_sysfs = usable(self.sysfs.node_guid(name));
+        (in_sysfs.is_none() || device.node_guid.is_none() || in_sysfs == device.node_guid)
+            .then_some(device)
+    }
+
+    pub(crate) fn by_index(&self, index: DevIndex) -> Option<&Device> {
+        self.devices.iter().find(|d| d.index == index)
+    }
+
+    /// Finds out all about a device.
+    pub(crate) fn look(&mut self, device: &Device) -> Look {
+        let ports = self.ports(device);
+        let driver = self.driver(device);
+        Look { device: device.clone(), state: self.state(device), ports, driver }
+    }
+
+    /// The ports of a device. Without netlink's part of it (the device is just going) what sysfs has.
+    pub(crate) fn ports(&mut self, device: &Device) -> Vec<PortFacts> {
+        let ports = self.socket.ports(device.index).unwrap_or_else(|error| {
+            log::note(format!("{error}"));
+            Vec::new()
+        });
+        let netdev = |n: PortNum| ports.iter().find(|p: &&Port| p.port == n)?.netdev.clone();
+        (1..=device.ports)
+            .map(PortNum)
+            .map(|number| PortFacts {
+                number,
+                protocol: self.protocol(device, number),
+                guid: usable(self.sysfs.port_guid(&device.name, number)),
+                netdev: netdev(number),
+            })
+            .collect()
+    }
+
+    fn protocol(&self, device: &Device, port: PortNum) -> Option<Protocol> {
+        let link = self.sysfs.link_layer(&device.name, port).unwrap_or_else(|error| {
+            log::warning(error);
+            LinkLayer::Unspecified
+        });
+        port_protocol(device.protocol, link)
+    }
+
+    /// The driver's name in the kernel's words; that of the bus driver where there is no uverbs node.
+    fn driver(&mut self, device: &Device) -> Option<String> {
+        let chardev = self.socket.chardev("uverbs", Some(device.index), None);
+        let id = chardev.ok().flatten().and_then(|c| c.driver);
+        id.and_then(driver_name).map(str::to_owned).or_else(|| self.sysfs.bus_driver(&device.name))
+    }
+
+    /// What is remembered of a device, brought up to date: a name that we did not leave it with was
+    /// given by somebody else.
+    pub(crate) fn state(&self, device: &Device) -> State {
+        match self.run.state(device.index, device.node_guid) {
+            Some(state) if state.name == device.name => state,
+            Some(state) => {
+                self.run.no_longer_known_as(device.index, &state.name);
+                let (policy, status) = ("user".into(), Status::Kept);
+                State { name: device.name.clone(), policy, status, ..state }
+            }
+            None => State {
+                kernel_name: device.name.clone(),
+                node_guid: device.node_guid,
+                name: device.name.clone(),
+                policy: match device.name_assign {
+                    NameAssign::User => "user".into(),
+                    NameAssign::Unknown => "kernel".into(),
+                },
+                status: Status::Kept,
+            },
+        }
+    }
+
+    /// What a device should be called.
+    pub(crate) fn decision(&self, config: &Config, look: &Look) -> Decision {
+        let (identity, facts) = self.identity(look);
+        decide(&Case {
+            current: &look.device.name,
+            named_by_user: look.state.policy == "user",
+            enabled: cmdline::names_enabled(&self.root),
+            config,
+            facts: &facts,
+            identity: &identity,
+        })
+    }
+
+    /// The renames that give a device its name; see [`renames::plan`].
+    pub(crate) fn plan(
+        &mut self,
+        config: &Config,
+        index: DevIndex,
+        target: &str,
+    ) -> Result<Vec<(DevIndex, String)>, Taken> {
+        let devices = self.devices.clone();
+        let names: BTreeMap<DevIndex, String> =
+            devices.iter().map(|d| (d.index, d.name.clone())).collect();
+        renames::plan(&names, index, target, |holder| {
+            let device = devices.iter().find(|d| d.index == holder)?;
+            let look = self.look(device);
+            let want = self.decision(config, &look).name;
+            rdma_config::check_device_name(&want).is_ok().then_some(want)
+        })
+    }
+
+    /// What a device can be named by and matched by.
+    pub(crate) fn identity(&self, look: &Look) -> (Identity, Facts) {
+        let Look { device, state, ports, driver } = look;
+        let place = usable(self.sysfs.place(&device.name));
+        let slot = place.as_ref().and_then(|p| usable(self.sysfs.slot(p.own_address)));
+        let words = |p: Protocol| match p {
+            // The kernel's word, and the one that lists and flags have.
+            Protocol::InfiniBand => vec!["ib".to_owned(), "infiniband".to_owned()],
+            Protocol::Iwarp => vec!["iw".to_owned(), "iwarp".to_owned()],
+            other => vec![other.to_string()],
+        };
+        let netdevs: Vec<String> =
+            ports.iter().filter_map(|p| Some(p.netdev.as_ref()?.name.clone())).collect();
+        let only_port = match ports.as_slice() {
+            [port] => matches!(port.protocol, Some(Protocol::Roce | Protocol::Iwarp)),
+            _ => false,
+        };
+        let function = place.as_ref().map(|p| match (p.sf, p.vf) {
+            (Some(sf), _) => Function::Sub(sf),
+            (None, Some(vf)) => Function::Virtual(vf),
+            (None, None) => Function::Physical,
+        });
+        let path = place.as_ref().map(|p| {
+            let a = p.own_address;
+            format!("pci-{:04x}:{:02x}:{:02x}.{}", a.domain, a.bus, a.slot, a.function)
+        });
+        let facts = Facts {
+            sysname: vec![state.kernel_name.clone()],
+            path: path.into_iter().collect(),
+            slot: slot.iter().cloned().collect(),
+            port_guid: ports.iter().filter_map(|p| Some(p.guid?.to_string())).collect(),
+            node_guid: device.node_guid.iter().map(Guid::to_string).collect(),
+            driver: driver.iter().cloned().collect(),
+            protocol: ports.iter().filter_map(|p| p.protocol).flat_map(words).collect(),
+            netdev: netdevs.clone(),
+            board_id: usable(self.sysfs.board_id(&device.name)).into_iter().collect(),
+            function,
+        };
+        let identity = Identity {
+            protocol: device.protocol,
+            place,
+            slot,
+            node_guid: device.node_guid,
+            netdev: netdevs.into_iter().next().filter(|_| only_port),
+        };
+        (identity, facts)
+    }
+}
+
+/// The configuration, with what is wrong in it told.
+pub(crate) fn config(root: &Root) -> Config {
+    let (config, warnings) = Config::load(root);
+    for warning in warnings {
+        log::warning(warning);
+    }
+    config
+}
+
+/// A fact, or nothing and a message when the file that has it is broken.
+fn usable<T>(fact: Result<Option<T>, SysfsError>) -> Option<T> {
+    fact.unwrap_or_else(|error| {
+        log::warning(format!("{error}, going on without it"));
+        None
+    })
+}

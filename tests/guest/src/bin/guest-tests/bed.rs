@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a test stands on: a guest without RDMA devices, commands, waiting, and the journal.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Which boot integration the guest has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Boot {
+    Ours,
+    RdmaCore,
+}
+
+impl Boot {
+    pub(crate) fn installed() -> Result<Self> {
+        let name = fs::read_to_string("/run/lab/boot").context("this is not the lab's guest")?;
+        match name.trim() {
+            "ours" => Ok(Self::Ours),
+            "rdma-core" => Ok(Self::RdmaCore),
+            other => bail!("no test is written for --boot {other}"),
+        }
+    }
+}
+
+/// The guest during one test.
+#[derive(Debug)]
+pub(crate) struct Bed {
+    pub(crate) boot: Boot,
+    /// The guest's virtio NICs, by name.
+    pub(crate) nics: Vec<String>,
+    /// Journal position at which the test began.
+    cursor: String,
+    /// Files and directories that the test made and that must be gone after it.
+    made: Vec<String>,
+    /// Parts of warnings that the test provokes.
+    provoked: Vec<&'static str>,
+}
+
+impl Bed {
+    /// Runs a test on a guest without RDMA devices, cleans up after it and checks that nothing was
+    /// logged at warning level that the test did not provoke, and that no unit has failed.
+    pub(crate) fn with(boot: Boot, test: fn(&mut Self) -> Result<()>) -> Result<()> {
+        let cursor = sh("journalctl --sync; journalctl -n 1 -q -o cat --show-cursor")?
+            .lines()
+            .find_map(|l| l.strip_prefix("-- cursor: ").map(str::to_owned))
+            .context("the journal has no cursor")?;
+        let mut bed = Self { boot, nics: nics()?, cursor, made: Vec::new(), provoked: Vec::new() };
+        let outcome = test(&mut bed).and_then(|()| bed.nothing_wrong());
+        let cleaned = bed.clean();
+        outcome.and(cleaned)
+    }
+
+    fn clean(&mut self) -> Result<()> {
+        for path in self.made.drain(..) {
+            sh(&format!("rm -rf '{path}'"))?;
+        }
+        sh("for d in $(ls /sys/class/infiniband 2>/dev/null); do rdma link delete $d; done
+            for n in $(ls -d /sys/class/net/lab* 2>/dev/null); do ip link delete ${n##*/}; done
+            udevadm control --reload; systemctl daemon-reload; systemctl reset-failed; udevadm settle")?;
+        wait_for("rdma-hw.target stops with the last device", || {
+            Ok(unit_state("rdma-hw.target") != "active")
+        })
+    }
+
+    /// Writes a file for the length of the test, and makes udev and systemd read it where they must.
+    pub(crate) fn file(&mut self, path: &str, text: &str) -> Result<()> {
+        if let Some(dir) = Path::new(path).parent() {
+            fs::create_dir_all(dir)?;
+        }
+        fs::write(path, text).with_context(|| format!("cannot write {path}"))?;
+        self.remove_later(path);
+        sh("udevadm control --reload")?;
+        Ok(())
+    }
+
+    /// Has a path removed when the test is over.
+    pub(crate) fn remove_later(&mut self, path: &str) {
+        self.made.push(path.to_owned());
+    }
+
+    /// Has warnings that contain `part` accepted: the test provokes them.
+    pub(crate) fn provokes(&mut self, part: &'static str) {
+        self.provoked.push(part);
+    }
+
+    /// What was logged since the test began.
+    pub(crate) fn journal(&self, options: &str) -> Result<String> {
+        sh(&format!(
+            "journalctl --sync; journalctl -q -o cat {options} --after-cursor='{}'",
+            self.cursor
+        ))
+    }
+
+    fn nothing_wrong(&self) -> Result<()> {
+        let failed = sh("systemctl list-units --failed --plain --no-legend")?;
+        ensure!(failed.is_empty(), "failed units: {failed}");
+        if self.boot == Boot::RdmaCore {
+            return Ok(());
+        }
+        for line in self.journal("-p warning")?.lines() {
+            ensure!(
+                self.provoked.iter().chain(EXPLAINED).any(|part| line.contains(part)),
+                "an unexplained warning in the journal: {line}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Warnings that the guest itself makes, each with its reason.
+const EXPLAINED: &[&str] = &[
+    // Debian's kernel has no signature for a module that is built outside its tree.
+    "loading out-of-tree module taints kernel",
+    "module verification failed: signature and/or required key missing",
+    // The kernel's target core says so whenever ib_isert or ib_srpt is loaded.
+    "Rounding down aligned max_sectors",
+    // The guest has no locale.
+    "Unable to open env file: /etc/default/locale",
+    // The kernel, when its target core is loaded without targetcli installed.
+    "db_root: cannot open",
+    // rxe about an interface without a link speed (dummy).
+    "speed is unknown, defaulting to 1000",
+    // The kernel itself, about a device whose NIC has been pulled.
+    "ib_query_port failed (-19)",
+    // Under an emulated processor.
+    "hrtimer: interrupt took",
+];
+
+/// Runs a shell command; its standard output, without the last newline.
+pub(crate) fn sh(command: &str) -> Result<String> {
+    let output = Command::new("bash").args(["-c", command]).output()?;
+    let stdout = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    ensure!(
+        output.status.success(),
+        "`{command}`: {}: {} {stdout}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(stdout)
+}
+
+/// Waits until something is so, with a deadline that only a broken guest reaches.
+pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        if is_so()? {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < Duration::from_secs(30), "still not so after 30 s: {what}");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a test may look again, the product may not"
+        )]
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `active`, `inactive`, `failed`, ...
+pub(crate) fn unit_state(unit: &str) -> String {
+    let output = Command::new("systemctl").args(["is-active", unit]).output();
+    output.map_or_else(|_| String::new(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+}
+
+/// The unit of a device path, in systemd's escaping.
+pub(crate) fn device_unit(path: &str) -> Result<String> {
+    sh(&format!("systemd-escape -p --suffix=device '{path}'"))
+}
+
+pub(crate) fn wait_active(unit: &str) -> Result<()> {
+    wait_for(&format!("{unit} is active"), || Ok(unit_state(unit) == "active"))
+}
+
+pub(crate) fn wait_inactive(unit: &str) -> Result<()> {
+    wait_for(&format!("{unit} is inactive"), || {
+        Ok(matches!(unit_state(unit).as_str(), "inactive" | "unknown"))
+    })
+}
+
+/// A udev property of a device, given by its path in sysfs; empty when it has none.
+pub(crate) fn property(sys: &str, name: &str) -> Result<String> {
+    sh(&format!("udevadm info -q property -p '{sys}' | sed -n 's/^{name}=//p'"))
+}
+
+/// The properties of an RDMA device.
+pub(crate) fn device_property(device: &str, name: &str) -> Result<String> {
+    property(&format!("/sys/class/infiniband/{device}"), name)
+}
+
+/// The character device of an RDMA device: `uverbs0`, `umad0`.
+pub(crate) fn node(class: &str, device: &str) -> Result<String> {
+    let nodes = fs::read_dir(format!("/sys/class/{class}"))?;
+    for node in nodes.flatten().filter(|n| !n.file_name().to_string_lossy().starts_with("issm")) {
+        if fs::read_to_string(node.path().join("ibdev")).is_ok_and(|name| name.trim() == device) {
+            return Ok(node.file_name().to_string_lossy().into_owned());
+        }
+    }
+    bail!("'{device}' has no node in {class}")
+}
+
+/// Interface identifier of GID 0, as 16 hex digits.
+pub(crate) fn port_guid(device: &str) -> Result<String> {
+    let path = format!("/sys/class/infiniband/{device}/ports/1/gids/0");
+    let gid = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(gid.trim().split(':').skip(4).collect())
+}
+
+/// The name of the file that a link leads to; an error when it leads nowhere.
+pub(crate) fn leads_to(link: &str) -> Result<String> {
+    let target = fs::canonicalize(link).with_context(|| format!("{link} leads nowhere"))?;
+    Ok(target.file_name().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+/// Adds a software device and lets udev finish with it.
+pub(crate) fn plug(kind: &str, name: &str, netdev: &str) -> Result<()> {
+    sh(&format!("rdma link add {name} type {kind} netdev {netdev} && udevadm settle"))?;
+    Ok(())
+}
+
+pub(crate) fn unplug(name: &str) -> Result<()> {
+    sh(&format!("rdma link delete {name} && udevadm settle"))?;
+    Ok(())
+}
+
+fn nics() -> Result<Vec<String>> {
+    let mut names: Vec<String> = sh("for n in /sys/class/net/*; do
+             case $(readlink $n/device/driver) in *virtio_net) basename $n;; esac; done")?
+    .lines()
+    .map(str::to_owned)
+    .collect();
+    names.sort();
+    ensure!(names.len() >= 2, "the guest needs two virtio NICs and has {names:?}");
+    for name in &names {
+        sh(&format!("ip link set {name} up"))?;
+    }
+    Ok(names)
+}

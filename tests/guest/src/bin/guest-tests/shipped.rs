@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is installed is well-formed in the eyes of the programs that read it.
+
+use anyhow::{Result, ensure};
+
+use super::bed::{Bed, Boot, sh};
+use super::{Test, both};
+
+pub(crate) const TESTS: &[Test] = &[
+    both("rules_verify", rules),
+    both("units_verify", units),
+    both("nothing_world_writable", modes),
+];
+
+fn rules(bed: &mut Bed) -> Result<()> {
+    if sh("udevadm verify --help >/dev/null 2>&1 && echo yes || echo no")? == "no" {
+        println!("rules_verify: this udev ({}) has no 'udevadm verify'", sh("udevadm --version")?);
+        return Ok(());
+    }
+    if bed.boot == Boot::Ours {
+        sh("udevadm verify --resolve-names=late /usr/lib/udev/rules.d/*rdma*.rules")?;
+    }
+    Ok(())
+}
+
+fn units(bed: &mut Bed) -> Result<()> {
+    if bed.boot == Boot::Ours {
+        let said = sh("cd /usr/lib/systemd/system && systemd-analyze verify --man=no \
+                       rdma-hw.target rdma.service rdma-load-modules@rdma.service rdma-load-modules.path 2>&1")?;
+        ensure!(said.is_empty(), "{said}");
+    }
+    Ok(())
+}
+
+fn modes(_: &mut Bed) -> Result<()> {
+    let open = sh(
+        "find /run/rdma /etc/rdma /usr/lib/rdma /usr/lib/udev /usr/libexec/rdma -perm /0002 ! -type l 2>/dev/null || true",
+    )?;
+    ensure!(open.is_empty(), "anybody may write to: {open}");
+    Ok(())
+}

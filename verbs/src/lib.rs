@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The Linux kernel's RDMA interfaces in pure Rust.
+//!
+//! - [`netlink`]: RDMA netlink (`NETLINK_RDMA`, client `RDMA_NL_NLDEV`): devices, ports, links,
+//!   renames, character devices, system settings, events.
+//! - [`sysfs`]: the facts that netlink does not have: GIDs, board id, the place on the PCI bus.
+//! - [`Guid`], [`Gid`], [`DevIndex`], [`PortNum`], [`Protocol`]: the values both speak of.
+//!
+//! No policy and no configuration: what a device is, never what to do about it. A device is its
+//! [`DevIndex`]; its name is a label that can change at any time.
+#![forbid(unsafe_code)]
+
+mod driver;
+mod id;
+pub mod netlink;
+mod protocol;
+pub mod sysfs;
+
+pub use driver::driver_name;
+pub use id::{DevIndex, Gid, Guid, ParseIdError, PortNum};
+pub use protocol::{LinkLayer, Protocol, port_protocol};

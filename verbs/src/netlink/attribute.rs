@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `RDMA_NLDEV_ATTR_*`: one attribute, decoded and encoded.
+
+use netlink_packet_core::{DecodeError, DefaultNla, Nla, NlaBuffer, NlasIterator, Parseable};
+
+/// A type that an attribute can carry, in host byte order.
+trait Value: Sized {
+    fn read(bytes: &[u8]) -> Option<Self>;
+    fn bytes(&self) -> Vec<u8>;
+}
+
+macro_rules! integer {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            fn read(bytes: &[u8]) -> Option<Self> {
+                bytes.try_into().ok().map(Self::from_ne_bytes)
+            }
+            fn bytes(&self) -> Vec<u8> {
+                self.to_ne_bytes().to_vec()
+            }
+        }
+    )*};
+}
+integer!(u8, u32, u64);
+
+impl Value for String {
+    /// Text that ends in its only NUL.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (last, text) = bytes.split_last()?;
+        let whole = *last == 0 && !text.contains(&0);
+        whole.then(|| std::str::from_utf8(text).ok().map(str::to_owned)).flatten()
+    }
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.as_bytes().to_vec();
+        bytes.push(0);
+        bytes
+    }
+}
+
+macro_rules! attributes {
+    ($($(#[$doc:meta])* $number:literal $name:ident $type:ty;)*) => {
+        /// One attribute of a message. Numbers are the kernel's, integers in host byte order.
+        #[non_exhaustive]
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Attribute {
+            $($(#[$doc])* $name($type),)*
+            /// One that has no name here, or whose value does not have the form its name asks for.
+            Other(DefaultNla),
+        }
+
+        impl Attribute {
+            fn decode(nla: &NlaBuffer<&[u8]>) -> Result<Self, DecodeError> {
+                let plain = !nla.nested_flag() && !nla.network_byte_order_flag();
+                let known = match nla.kind() {
+                    $($number if plain => <$type>::read(nla.value()).map(Self::$name),)*
+                    _ => None,
+                };
+                known.map_or_else(|| DefaultNla::parse(nla).map(Self::Other), Ok)
+            }
+
+            fn value(&self) -> Vec<u8> {
+                match self {
+                    $(Self::$name(value) => value.bytes(),)*
+                    Self::Other(nla) => {
+                        let mut bytes = vec![0; nla.value_len()];
+                        nla.emit_value(&mut bytes);
+                        bytes
+                    }
+                }
+            }
+        }
+
+        impl Nla for Attribute {
+            fn value_len(&self) -> usize {
+                self.value().len()
+            }
+            fn kind(&self) -> u16 {
+                match self {
+                    $(Self::$name(_) => $number,)*
+                    Self::Other(nla) => nla.kind(),
+                }
+            }
+            fn emit_value(&self, buffer: &mut [u8]) {
+                buffer.copy_from_slice(&self.value());
+            }
+        }
+    };
+}
+
+attributes! {
+    /// `DEV_INDEX`
+    1 DevIndex u32;
+    /// `DEV_NAME`, 63 bytes at most
+    2 DevName String;
+    /// `PORT_INDEX`; of a device: how many ports it has
+    3 PortIndex u32;
+    /// `CAP_FLAGS`
+    4 CapFlags u64;
+    /// `FW_VERSION`
+    5 FwVersion String;
+    /// `NODE_GUID`
+    6 NodeGuid u64;
+    /// `SYS_IMAGE_GUID`
+    7 SysImageGuid u64;
+    /// `SUBNET_PREFIX`
+    8 SubnetPrefix u64;
+    /// `LID`
+    9 Lid u32;
+    /// `SM_LID`
+    10 SmLid u32;
+    /// `LMC`
+    11 Lmc u8;
+    /// `PORT_STATE`, IBTA PortInfo:PortState
+    12 PortState u8;
+    /// `PORT_PHYS_STATE`, IBTA PortInfo:PortPhysicalState
+    13 PortPhysState u8;
+    /// `DEV_NODE_TYPE`, `enum rdma_node_type`
+    14 DevNodeType u8;
+    /// `NDEV_INDEX`, an ifindex
+    50 NdevIndex u32;
+    /// `NDEV_NAME`
+    51 NdevName String;
+    /// `LINK_TYPE` of NEWLINK: `rxe`, `siw`
+    65 LinkType String;
+    /// `SYS_ATTR_NETNS_MODE`: 1 is shared
+    66 NetnsMode u8;
+    /// `DEV_PROTOCOL`
+    67 DevProtocol String;
+    /// `NET_NS_FD`
+    68 NetNsFd u32;
+    /// `CHARDEV_TYPE`: `uverbs`, `umad`, `issm`, `rdma_cm`
+    69 ChardevType String;
+    /// `CHARDEV_NAME`: name below `/dev/infiniband`
+    70 ChardevName String;
+    /// `CHARDEV_ABI`
+    71 ChardevAbi u64;
+    /// `CHARDEV`: device number in the kernel's "huge" encoding
+    72 Chardev u64;
+    /// `UVERBS_DRIVER_ID`, `enum rdma_driver_id`
+    73 UverbsDriverId u32;
+    /// `DEV_DIM`: adaptive interrupt moderation
+    84 DevDim u8;
+    /// `SYS_ATTR_COPY_ON_FORK`
+    93 CopyOnFork u8;
+    /// `SYS_ATTR_PRIVILEGED_QKEY_MODE`
+    96 PrivilegedQkey u8;
+    /// `DEV_TYPE`: 1 is an SMI device
+    99 DevType u8;
+    /// `PARENT_NAME`
+    100 ParentName String;
+    /// `NAME_ASSIGN_TYPE`: 1 when the device was given its name by whoever made it
+    101 NameAssignType u8;
+    /// `EVENT_TYPE`, `enum rdma_nl_notify_event_type`
+    102 EventType u8;
+    /// `SYS_ATTR_MONITOR_MODE`
+    103 MonitorMode u8;
+}
+
+/// All attributes of a message's payload.
+pub(super) fn decode_all(bytes: &[u8]) -> Result<Vec<Attribute>, DecodeError> {
+    NlasIterator::new(bytes).map(|nla| Attribute::decode(&nla?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable;
+
+    use super::*;
+
+    fn encode(attributes: &[Attribute]) -> Vec<u8> {
+        let mut bytes = vec![0; attributes.buffer_len()];
+        attributes.emit(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn number_and_text_as_on_the_wire() {
+        let attributes = [Attribute::DevIndex(7), Attribute::DevName("rxe0".into())];
+        let bytes = b"\x08\0\x01\0\x07\0\0\0\x09\0\x02\0rxe0\0\0\0\0";
+        assert_eq!(encode(&attributes), bytes);
+        assert_eq!(decode_all(bytes).unwrap(), attributes);
+    }
+
+    #[test]
+    fn unknown_and_misshapen_attributes_are_kept() {
+        // Number 9999; a u32 of three bytes; text without NUL; a nested attribute.
+        let odd = [
+            DefaultNla::new(9999, vec![1, 2]),
+            DefaultNla::new(1, vec![1, 2, 3]),
+            DefaultNla::new(2, b"rxe0".to_vec()),
+            DefaultNla::new(0x8002, b"rxe0\0".to_vec()),
+        ];
+        let attributes: Vec<Attribute> = odd.into_iter().map(Attribute::Other).collect();
+        assert_eq!(decode_all(&encode(&attributes)).unwrap(), attributes);
+    }
+
+    #[test]
+    fn cut_off_attributes_are_errors() {
+        for bytes in [&b"\x08\0\x01"[..], b"\x08\0\x01\0\x07", b"\x03\0\x01\0"] {
+            assert!(decode_all(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>) {
+            if let Ok(attributes) = decode_all(&bytes) {
+                let again = decode_all(&encode(&attributes)).unwrap();
+                proptest::prop_assert_eq!(again, attributes);
+            }
+        }
+
+        #[test]
+        fn any_attribute_survives(kind in 0u16..0x3fff, value in proptest::collection::vec(0u8.., 0..300)) {
+            let bytes = encode(&[Attribute::Other(DefaultNla::new(kind, value))]);
+            proptest::prop_assert_eq!(encode(&decode_all(&bytes).unwrap()), bytes);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! RDMA netlink: `NETLINK_RDMA`, client `RDMA_NL_NLDEV`.
+//!
+//! [`Attribute`] and [`Message`] are the codec: bytes in, values out, and back, nothing lost.
+//! [`Device`], [`Port`], [`Chardev`], [`System`] and [`Event`] give the values names. [`Socket`] asks,
+//! [`Monitor`] listens.
+
+mod attribute;
+mod error;
+mod message;
+mod model;
+mod monitor;
+mod socket;
+
+pub use attribute::Attribute;
+pub use error::{Error, Reason};
+pub use message::{Command, Frame, Message, decode};
+pub use model::{Chardev, Device, Event, NameAssign, Netdev, NodeType, Port, PortState, System};
+pub use monitor::{Monitor, Notice};
+pub use socket::Socket;

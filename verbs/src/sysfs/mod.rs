@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What netlink does not tell: GIDs, board id, character devices, and where on the PCI bus a device
+//! is ([`Place`]).
+
+mod pci;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use pci::{PciAddress, Place};
+
+use crate::{Gid, Guid, LinkLayer, PortNum};
+
+/// More than any attribute of a device; sysfs attributes are one page at most.
+const PAGE: u64 = 4096;
+
+/// An attribute that is there and cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {}: {reason}", .path.display())]
+pub struct SysfsError {
+    /// Which file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// A character device of an RDMA device: a directory of `class/infiniband_verbs` or `class/infiniband_mad`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Name of the RDMA device at the moment.
+    pub device: String,
+    /// The port, of `umad` and `issm`.
+    pub port: Option<PortNum>,
+}
+
+/// A mounted sysfs.
+#[derive(Clone, Debug)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+impl Sysfs {
+    /// The one that is mounted here.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory of an RDMA device.
+    #[must_use]
+    pub fn device(&self, name: &str) -> PathBuf {
+        self.root.join("class/infiniband").join(name)
+    }
+
+    /// `node_guid`; None when absent.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no GUID.
+    pub fn node_guid(&self, device: &str) -> Result<Option<Guid>, SysfsError> {
+        parsed(&self.device(device).join("node_guid"))
+    }
+
+    /// `board_id` of the card's maker; None when absent or empty.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not text.
+    pub fn board_id(&self, device: &str) -> Result<Option<String>, SysfsError> {
+        text(&self.device(device).join("board_id"))
+    }
+
+    /// Link layer of a port.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not text.
+    pub fn link_layer(&self, device: &str, port: PortNum) -> Result<LinkLayer, SysfsError> {
+        let word = text(&self.port(device, port).join("link_layer"))?;
+        Ok(word.map_or(LinkLayer::Unspecified, |w| LinkLayer::from_sysfs(&w)))
+    }
+
+    /// The port GUID: the interface identifier of GID 0. None when there is no GID or it is zero, as
+    /// on iWARP, whose GID 0 holds a MAC address in its upper half.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no GID.
+    pub fn port_guid(&self, device: &str, port: PortNum) -> Result<Option<Guid>, SysfsError> {
+        let gid: Option<Gid> = parsed(&self.port(device, port).join("gids/0"))?;
+        Ok(gid.map(Gid::interface_id).filter(|guid| !guid.is_zero()))
+    }
+
+    /// Reads a directory of `class/infiniband_verbs` or `class/infiniband_mad`; None when it is gone.
+    ///
+    /// # Errors
+    /// A file that cannot be read or does not hold what it must.
+    pub fn node(&self, class: &str, name: &str) -> Result<Option<Node>, SysfsError> {
+        let dir = self.root.join("class").join(class).join(name);
+        let port = parsed(&dir.join("port"))?.map(PortNum);
+        Ok(text(&dir.join("ibdev"))?.map(|device| Node { device, port }))
+    }
+
+    /// The directories of a device's character devices.
+    #[must_use]
+    pub fn nodes_of(&self, device: &str) -> Vec<PathBuf> {
+        let classes = ["infiniband_verbs", "infiniband_mad"];
+        let nodes = classes.iter().flat_map(|c| entries(&self.root.join("class").join(c)));
+        nodes
+            .filter(|dir| matches!(text(&dir.join("ibdev")), Ok(Some(name)) if name == device))
+            .collect()
+    }
+
+    /// The directory of a network interface.
+    #[must_use]
+    pub fn netdev(&self, name: &str) -> PathBuf {
+        self.root.join("class/net").join(name)
+    }
+
+    /// The RDMA device, port and P_Key of an IPoIB interface; None when it is not one.
+    ///
+    /// # Errors
+    /// A file that cannot be read or does not hold what it must.
+    pub fn ipoib(&self, netdev: &str) -> Result<Option<(Node, u16)>, SysfsError> {
+        let dir = self.netdev(netdev);
+        let device = entries(&dir.join("device/infiniband")).next();
+        let device = device.and_then(|d| Some(d.file_name()?.to_str()?.to_owned()));
+        let (Some(device), Some(port), Some(pkey)) =
+            (device, parsed::<u32>(&dir.join("dev_port"))?, text(&dir.join("pkey"))?)
+        else {
+            return Ok(None);
+        };
+        let pkey = pkey
+            .strip_prefix("0x")
+            .and_then(|digits| u16::from_str_radix(digits, 16).ok())
+            .ok_or_else(|| SysfsError {
+                path: dir.join("pkey"),
+                reason: format!("'{pkey}' is no P_Key"),
+            })?;
+        // dev_port counts from 0.
+        let port = PortNum(port.saturating_add(1));
+        Ok(Some((Node { device, port: Some(port) }, pkey)))
+    }
+
+    fn port(&self, device: &str, port: PortNum) -> PathBuf {
+        self.device(device).join("ports").join(port.to_string())
+    }
+}
+
+/// Has the kernel announce a device again, as a `change`.
+///
+/// # Errors
+/// What the file system reports; `NotFound` when the device is gone.
+pub fn announce_change(device: &Path) -> io::Result<()> {
+    fs::write(device.join("uevent"), "change")
+}
+
+/// The entries of a directory, in their order; none when it is not there.
+fn entries(dir: &Path) -> std::vec::IntoIter<PathBuf> {
+    let mut paths: Vec<PathBuf> =
+        fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    paths.sort();
+    paths.into_iter()
+}
+
+/// An attribute's text without the newline at its end; None when it is absent or empty.
+fn text(path: &Path) -> Result<Option<String>, SysfsError> {
+    let broken = |reason: String| SysfsError { path: path.to_owned(), reason };
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path).and_then(|file| {
+        use std::io::Read as _;
+        file.take(PAGE).read_to_end(&mut bytes)
+    });
+    match read {
+        Ok(_) => {}
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(broken(error.to_string())),
+    }
+    let text = String::from_utf8(bytes).map_err(|_| broken("it is not text".into()))?;
+    let text = text.trim();
+    if text.contains(char::is_control) {
+        return Err(broken("it is not one line of text".into()));
+    }
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+/// A value that is written as text; None when the file is absent or empty.
+fn parsed<T: std::str::FromStr>(path: &Path) -> Result<Option<T>, SysfsError> {
+    let Some(text) = text(path)? else { return Ok(None) };
+    let value = text.parse().map_err(|_| SysfsError {
+        path: path.to_owned(),
+        reason: format!("'{text}' is not what belongs there"),
+    })?;
+    Ok(Some(value))
+}
+
+/// The file, or the device it belongs to, is not there, or goes away while it is read.
+fn is_absent(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::NOENT, Errno::NOTDIR, Errno::NODEV, Errno::NXIO]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Sysfs) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, bytes) in files {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        }
+        let sysfs = Sysfs::at(dir.path());
+        (dir, sysfs)
+    }
+
+    #[test]
+    fn port_guid_is_the_interface_id_of_gid_0() {
+        let (_dir, sysfs) = tree(&[
+            ("class/infiniband/a/ports/1/gids/0", b"fe80:0000:0000:0000:5054:00ff:fe12:3456\n"),
+            ("class/infiniband/a/ports/2/gids/0", b"5254:0012:3456:0000:0000:0000:0000:0000\n"),
+        ]);
+        let guid = |port| sysfs.port_guid("a", PortNum(port)).unwrap();
+        assert_eq!(guid(1), Some(Guid(0x5054_00ff_fe12_3456)));
+        assert_eq!((guid(2), guid(3)), (None, None));
+    }
+
+    #[test]
+    fn absent_empty_and_binary_files() {
+        let (_dir, sysfs) = tree(&[
+            ("class/infiniband/a/board_id", b"\n"),
+            ("class/infiniband/b/board_id", b"x\x00\xffy"),
+            ("class/infiniband/c/board_id", b"MT_0000000436\n"),
+            ("class/infiniband/b/node_guid", b"nonsense\n"),
+        ]);
+        assert_eq!(sysfs.board_id("a").unwrap(), None);
+        assert_eq!(sysfs.board_id("gone").unwrap(), None);
+        assert_eq!(sysfs.board_id("c").unwrap().as_deref(), Some("MT_0000000436"));
+        let error = sysfs.board_id("b").unwrap_err().to_string();
+        assert!(error.ends_with("class/infiniband/b/board_id: it is not text"), "{error}");
+        assert!(sysfs.node_guid("b").is_err());
+    }
+
+    #[test]
+    fn nodes_of_a_device() {
+        let (_dir, sysfs) = tree(&[
+            ("class/infiniband_verbs/uverbs0/ibdev", b"a\n"),
+            ("class/infiniband_mad/umad3/ibdev", b"a\n"),
+            ("class/infiniband_mad/umad3/port", b"2\n"),
+            ("class/infiniband_mad/umad4/ibdev", b"b\n"),
+            ("class/infiniband_mad/abi_version", b"5\n"),
+        ]);
+        let nodes = sysfs.nodes_of("a");
+        assert!(nodes.len() == 2 && nodes[1].ends_with("umad3"), "{nodes:?}");
+        let umad = sysfs.node("infiniband_mad", "umad3").unwrap().unwrap();
+        assert_eq!(umad, Node { device: "a".into(), port: Some(PortNum(2)) });
+        assert_eq!(sysfs.node("infiniband_mad", "umad9").unwrap(), None);
+    }
+
+    #[test]
+    fn ipoib_interface() {
+        let (_dir, sysfs) = tree(&[
+            ("class/net/ib0/device/infiniband/mlx5_0/node_type", b"1: CA\n"),
+            ("class/net/ib0/dev_port", b"1\n"),
+            ("class/net/ib0/pkey", b"0xffff\n"),
+            ("class/net/eth0/dev_port", b"0\n"),
+        ]);
+        let node = Node { device: "mlx5_0".into(), port: Some(PortNum(2)) };
+        assert_eq!(sysfs.ipoib("ib0").unwrap(), Some((node, 0xffff)));
+        assert_eq!(sysfs.ipoib("eth0").unwrap(), None);
+    }
+}
