@@ -44,13 +44,13 @@ run "udevadm info -q property /sys/class/infiniband/rxe0 | grep ID_RDMA"
 
 say "Its nodes have names that stay with the port, and device units that a service can bind to:"
 run "find /dev/infiniband/by-port-guid -type l -printf '%p -> %l\n'"
-run "systemctl list-units --plain --no-legend --type=device | grep -i 'by.*guid\|rdma-devices' | awk '{ print \$1, \$3 }'"
+run "systemctl list-units --all --plain --no-legend --type=device | grep 'guid\|rdma-devices' | awk '{ print \$1, \$3 }'"
 run "systemctl list-units --plain --no-legend 'rdma*' | awk '{ print \$1, \$3 }'"
 
 say "It is unplugged. Links, device units and the target go; the network interface is an ordinary one again."
 run "rdma link delete rxe0; udevadm settle"
 until ! systemctl -q is-active rdma-hw.target; do :; done
-run "find /dev/infiniband/by-port-guid -type l | wc -l; systemctl is-active rdma-hw.target"
+run "find /dev/infiniband -path '*/by-port-guid/*' -type l | wc -l; systemctl is-active rdma-hw.target"
 
 say "The administrator gives the device on $first a name, and asks for a name that is taken on $second:"
 mkdir -p /etc/rdma/rdma.toml.d

@@ -95,7 +95,7 @@ cp /bin/busybox "$initrd/bin/busybox"
 cp "$here/init" "$initrd/init"
 chmod 755 "$initrd/init"
 order=
-for m in virtio_blk erofs overlay; do
+for m in virtio_pci virtio_blk erofs overlay; do
     for file in $(modprobe -d "$work/modules" -S "$version" --show-depends "$m" | awk '/^insmod/ { print $2 }'); do
         cp "$file" "$initrd/lib/"
         case " $order " in *" ${file##*/} "*) ;; *) order="$order ${file##*/}" ;; esac

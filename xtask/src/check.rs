@@ -16,6 +16,7 @@ use crate::vm::{self, Boot, Suite};
 pub(crate) struct Tally {
     passed: u32,
     failed: u32,
+    ignored: u32,
 }
 
 impl Tally {
@@ -47,6 +48,7 @@ impl Tally {
             };
             self.passed += number("passed").unwrap_or(0);
             self.failed += number("failed").unwrap_or(0);
+            self.ignored += number("ignored").unwrap_or(0);
         }
     }
 
@@ -54,8 +56,8 @@ impl Tally {
     pub(crate) fn finish(self) -> Result<()> {
         let verdict = if self.failed == 0 { "ok" } else { "FAILED" };
         println!(
-            "\ntest result: {verdict}. {} passed; {} failed; 0 ignored",
-            self.passed, self.failed
+            "\ntest result: {verdict}. {} passed; {} failed; {} ignored",
+            self.passed, self.failed, self.ignored
         );
         if self.failed > 0 {
             bail!("{} failed", self.failed);
@@ -202,8 +204,8 @@ mod tests {
     fn counts_result_lines() {
         let mut tally = Tally::default();
         tally.count(
-            "x\ntest result: FAILED. 12 passed; 3 failed; 0 ignored; finished in 1.00s\ny\n",
+            "x\ntest result: FAILED. 12 passed; 3 failed; 4 ignored; finished in 1.00s\ny\n",
         );
-        assert_eq!((tally.passed, tally.failed), (12, 3));
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (12, 3, 4));
     }
 }

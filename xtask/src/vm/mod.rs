@@ -48,7 +48,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 2)]
     pub(crate) nic: u8,
     /// Memory in MiB.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 4096)]
     pub(crate) mem: u32,
     /// Seconds after which a guest that has not finished is lost.
     #[arg(long, default_value_t = 300)]
@@ -70,7 +70,7 @@ impl Options {
             suite,
             boot,
             nic: 2,
-            mem: 2048,
+            mem: 4096,
             timeout,
             cold: false,
             append: String::new(),

@@ -41,7 +41,7 @@ fn build_programs(repo: &Path) -> Result<PathBuf> {
 pub(crate) fn make(repo: &Path, image: &Path, boot: Boot) -> Result<PathBuf> {
     let bin = build_programs(repo)?;
     let layout = Layout::load(repo, &[])?;
-    let tree = repo.join(format!("target/vm/payload-{}", name(boot)));
+    let tree = image.join(format!("payload-{}", name(boot)));
     if tree.exists() {
         fs::remove_dir_all(&tree)?;
     }

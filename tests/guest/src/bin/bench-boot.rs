@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 /// Rounds for each suite; they take turns, so that both have the same of the machine's moods.
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 5;
 /// Devices added in one round.
 const DEVICES: usize = 16;
 
@@ -26,8 +26,10 @@ enum Suite {
 struct Round {
     /// From `rdma link add` to `rdma-hw.target` active, nothing being loaded before.
     to_target: f64,
-    /// CPU time of udev, its workers and their programs, for each further device.
+    /// CPU time of udev, its workers and their programs, for each further device with a uverbs node.
     udev: f64,
+    /// The same with a umad node, too.
+    udev_umad: f64,
 }
 
 /// Where this suite lies, and where rdma-core's part is kept meanwhile.
@@ -48,8 +50,8 @@ fn main() -> Result<()> {
             install(suite)?;
             let figures = measure()?;
             println!(
-                "round {round} {suite:?}: target after {:.0} ms, udev {:.1} ms of CPU a device",
-                figures.to_target, figures.udev
+                "round {round} {suite:?}: target after {:.0} ms, udev {:.1} ms of CPU a device, {:.1} ms with umad",
+                figures.to_target, figures.udev, figures.udev_umad
             );
             rounds.push((suite, figures));
         }
@@ -62,7 +64,8 @@ fn main() -> Result<()> {
     };
     for (what, figure) in [
         ("from add to rdma-hw.target active", (|r| r.to_target) as fn(&Round) -> f64),
-        ("CPU time of udev for a device", |r| r.udev),
+        ("CPU time of udev for a device with uverbs", |r| r.udev),
+        ("CPU time of udev for a device with uverbs and umad", |r| r.udev_umad),
     ] {
         let (ours, theirs) = (median(Suite::Ours, figure), median(Suite::RdmaCore, figure));
         println!(
@@ -85,14 +88,22 @@ fn measure() -> Result<Round> {
     })?;
     let to_target = start.elapsed().as_secs_f64() * 1000.0;
     sh("udevadm settle")?;
+    let udev = add_devices()?;
+    sh(&format!("for n in $(seq {DEVICES}); do rdma link delete dev$n; done; udevadm settle"))?;
+    sh("modprobe ib_umad; udevadm settle")?;
+    let udev_umad = add_devices()?;
+    sh("for d in $(ls /sys/class/infiniband); do rdma link delete $d; done; udevadm settle")?;
+    Ok(Round { to_target, udev, udev_umad })
+}
+
+/// Adds all devices but the first; CPU time of udev for each, in milliseconds.
+fn add_devices() -> Result<f64> {
     let before = udev_cpu()?;
     for n in 1..=DEVICES {
         sh(&format!("rdma link add dev{n} type rxe netdev lab{n}"))?;
     }
     sh("udevadm settle")?;
-    let udev = (udev_cpu()? - before) / 1000.0 / DEVICES as f64;
-    sh("for d in $(ls /sys/class/infiniband); do rdma link delete $d; done; udevadm settle")?;
-    Ok(Round { to_target, udev })
+    Ok((udev_cpu()? - before) / 1000.0 / DEVICES as f64)
 }
 
 /// Nothing of RDMA is loaded or active, as after a boot.

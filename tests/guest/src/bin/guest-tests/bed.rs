@@ -44,10 +44,15 @@ impl Bed {
     /// Runs a test on a guest without RDMA devices, cleans up after it and checks that nothing was
     /// logged at warning level that the test did not provoke, and that no unit has failed.
     pub(crate) fn with(boot: Boot, test: fn(&mut Self) -> Result<()>) -> Result<()> {
-        let cursor = sh("journalctl --sync; journalctl -n 1 -q -o cat --show-cursor")?
-            .lines()
-            .find_map(|l| l.strip_prefix("-- cursor: ").map(str::to_owned))
-            .context("the journal has no cursor")?;
+        // A line of ours to begin from: with a filter, journalctl of systemd 252 loses the first entry
+        // after a cursor.
+        let cursor = sh(&format!(
+            "echo '{MARK}' | systemd-cat -t lab -p warning; journalctl --sync
+             journalctl -n 1 -q -o cat -t lab --show-cursor"
+        ))?
+        .lines()
+        .find_map(|l| l.strip_prefix("-- cursor: ").map(str::to_owned))
+        .context("the journal has no cursor")?;
         let mut bed = Self { boot, nics: nics()?, cursor, made: Vec::new(), provoked: Vec::new() };
         let outcome = test(&mut bed).and_then(|()| bed.nothing_wrong());
         let cleaned = bed.clean();
@@ -90,13 +95,17 @@ impl Bed {
     /// What was logged since the test began.
     pub(crate) fn journal(&self, options: &str) -> Result<String> {
         sh(&format!(
-            "journalctl --sync; journalctl -q -o cat {options} --after-cursor='{}'",
+            "journalctl --sync; journalctl -q -o cat {options} --cursor='{}' | grep -vx '{MARK}' || true",
             self.cursor
         ))
     }
 
     fn nothing_wrong(&self) -> Result<()> {
-        let failed = sh("systemctl list-units --failed --plain --no-legend")?;
+        // rdma-core D26: its ibacm ends with an error on every machine without an InfiniBand port.
+        let known = if self.boot == Boot::RdmaCore { "ibacm" } else { "^$" };
+        let failed = sh(&format!(
+            "systemctl list-units --failed --plain --no-legend | grep -v '{known}' || true"
+        ))?;
         ensure!(failed.is_empty(), "failed units: {failed}");
         if self.boot == Boot::RdmaCore {
             return Ok(());
@@ -110,6 +119,9 @@ impl Bed {
         Ok(())
     }
 }
+
+/// The line in the journal at which a test begins.
+const MARK: &str = "a test begins";
 
 /// Warnings that the guest itself makes, each with its reason.
 const EXPLAINED: &[&str] = &[
