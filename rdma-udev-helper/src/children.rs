@@ -19,7 +19,7 @@ use rdma_verbs::sysfs::{self, Node};
 use rdma_verbs::{DevIndex, Guid, PortNum};
 
 use crate::log;
-use crate::world::{Lock, Look, World};
+use crate::world::{Lock, Look, NodeName, World};
 
 /// Writes the files of all children, and has udev look at those for which that is news.
 pub(crate) fn announce(world: &World, look: &Look) -> Result<()> {
@@ -30,18 +30,10 @@ pub(crate) fn announce(world: &World, look: &Look) -> Result<()> {
         .known_as(look.device.index, &look.device.name)
         .context("cannot write to /run/rdma")?;
     let owned = owned_guids(world, look)?;
-    for dir in world.sysfs.nodes_of(&look.device.name) {
-        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let class = if name.starts_with("uverbs") { "infiniband_verbs" } else { "infiniband_mad" };
-        // Gone since: then there is nothing to tell.
-        let Some(node) = world.sysfs.node(class, &name)? else { continue };
-        tell(
-            world,
-            &node_file(&name, &node),
-            &dir,
-            &node_properties(look, &node, &name, &owned),
-            new_name,
-        )?;
+    for NodeName { class, name, node } in &look.nodes {
+        let properties = node_properties(look, node, name, &owned);
+        let dir = world.sysfs.class_dir(class, name);
+        tell(world, &node_file(name, node), &dir, &properties, new_name)?;
     }
     for port in &look.ports {
         let Some(netdev) = &port.netdev else { continue };
@@ -50,7 +42,7 @@ pub(crate) fn announce(world: &World, look: &Look) -> Result<()> {
         p.set("ID_RDMA_INDEX", look.device.index);
         p.set("ID_RDMA_PORT", port.number);
         p.set_some("ID_RDMA_PORT_GUID", port.guid);
-        let dir = world.sysfs.netdev(&netdev.name);
+        let dir = world.sysfs.class_dir("net", &netdev.name);
         tell(world, &format!("net/{}", netdev.index), &dir, &p, new_name)?;
     }
     Ok(())

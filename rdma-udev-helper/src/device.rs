@@ -65,7 +65,7 @@ fn consider_renaming(world: &mut World, look: &mut Look) {
 }
 
 fn properties(look: &Look) -> Properties {
-    let Look { device, state, ports, driver } = look;
+    let Look { device, state, ports, driver, .. } = look;
     let mut p = Properties::default();
     p.set("ID_RDMA_INDEX", device.index);
     p.set("ID_RDMA_KERNEL_NAME", &state.kernel_name);

@@ -8,7 +8,7 @@ use rdma_config::Root;
 use rdma_udev_helper::claims;
 use rdma_udev_helper::state::Run;
 use rdma_verbs::DevIndex;
-use rdma_verbs::sysfs::{Sysfs, announce_change};
+use rdma_verbs::sysfs::announce_change;
 
 pub(crate) fn run(root: &Root, index: DevIndex) -> Result<()> {
     let run = Run::of(root);
@@ -36,11 +36,10 @@ pub(crate) fn run(root: &Root, index: DevIndex) -> Result<()> {
 
 /// The netdev of an ifindex, where it has not gone with the device, is no longer one of RDMA's.
 fn announce_netdev(root: &Root, ifindex: &str) {
-    let sysfs = Sysfs::at(root.path("/sys"));
     for netdev in fs::read_dir(root.path("/sys/class/net")).into_iter().flatten().flatten() {
         let number = fs::read_to_string(netdev.path().join("ifindex"));
         if number.is_ok_and(|n| n.trim() == ifindex) {
-            announce_change(&sysfs.netdev(&netdev.file_name().to_string_lossy())).ok();
+            announce_change(&netdev.path()).ok();
         }
     }
 }

@@ -11,7 +11,7 @@ use rdma_udev_helper::naming::Identity;
 use rdma_udev_helper::renames::{self, Taken};
 use rdma_udev_helper::state::{Run, State, Status};
 use rdma_verbs::netlink::{Device, NameAssign, Netdev, Port, Socket};
-use rdma_verbs::sysfs::{Sysfs, SysfsError};
+use rdma_verbs::sysfs::{Node, Sysfs, SysfsError};
 use rdma_verbs::{DevIndex, Guid, LinkLayer, PortNum, Protocol, driver_name, port_protocol};
 
 use crate::log;
@@ -42,6 +42,14 @@ pub(crate) struct Look {
     pub(crate) state: State,
     pub(crate) ports: Vec<PortFacts>,
     pub(crate) driver: Option<String>,
+    pub(crate) nodes: Vec<NodeName>,
+}
+
+/// One character device.
+pub(crate) struct NodeName {
+    pub(crate) class: &'static str,
+    pub(crate) name: String,
+    pub(crate) node: Node,
 }
 
 /// One port, from netlink and sysfs.
@@ -84,8 +92,21 @@ impl World {
     /// Finds out all about a device.
     pub(crate) fn look(&mut self, device: &Device) -> Look {
         let ports = self.ports(device);
-        let driver = self.driver(device);
-        Look { device: device.clone(), state: self.state(device), ports, driver }
+        let (uverbs, driver) = self.uverbs(device);
+        let mut nodes: Vec<NodeName> = uverbs.into_iter().collect();
+        // Only where ib_umad is loaded: the question alone would load it.
+        if self.root.path("/sys/class/infiniband_mad").exists() {
+            for (kind, port) in ports.iter().flat_map(|p| [("umad", p.number), ("issm", p.number)])
+            {
+                let chardev = self.socket.chardev(kind, Some(device.index), Some(port));
+                nodes.extend(chardev.ok().flatten().map(|c| NodeName {
+                    class: "infiniband_mad",
+                    name: c.name,
+                    node: Node { device: device.name.clone(), port: Some(port) },
+                }));
+            }
+        }
+        Look { device: device.clone(), state: self.state(device), ports, driver, nodes }
     }
 
     /// The ports of a device. Without netlink's part of it (the device is just going) what sysfs has.
@@ -114,11 +135,17 @@ impl World {
         port_protocol(device.protocol, link)
     }
 
-    /// The driver's name in the kernel's words; that of the bus driver where there is no uverbs node.
-    fn driver(&mut self, device: &Device) -> Option<String> {
-        let chardev = self.socket.chardev("uverbs", Some(device.index), None);
-        let id = chardev.ok().flatten().and_then(|c| c.driver);
-        id.and_then(driver_name).map(str::to_owned).or_else(|| self.sysfs.bus_driver(&device.name))
+    /// The uverbs node, and with it the driver's name in the kernel's words; without one, that of the bus
+    /// driver. The kernel loads ib_uverbs for the question.
+    fn uverbs(&mut self, device: &Device) -> (Option<NodeName>, Option<String>) {
+        let chardev = self.socket.chardev("uverbs", Some(device.index), None).ok().flatten();
+        let name = chardev.as_ref().and_then(|c| driver_name(c.driver?)).map(str::to_owned);
+        let node = chardev.map(|c| NodeName {
+            class: "infiniband_verbs",
+            name: c.name,
+            node: Node { device: device.name.clone(), port: None },
+        });
+        (node, name.or_else(|| self.sysfs.bus_driver(&device.name)))
     }
 
     /// What is remembered of a device, brought up to date: a name that we did not leave it with was
@@ -177,7 +204,7 @@ impl World {
 
     /// What a device can be named by and matched by.
     pub(crate) fn identity(&self, look: &Look) -> (Identity, Facts) {
-        let Look { device, state, ports, driver } = look;
+        let Look { device, state, ports, driver, .. } = look;
         let place = usable(self.sysfs.place(&device.name));
         let slot = place.as_ref().and_then(|p| usable(self.sysfs.slot(p.own_address)));
         let words = |p: Protocol| match p {

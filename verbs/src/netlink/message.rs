@@ -6,7 +6,7 @@ use netlink_packet_core::{
     NetlinkHeader,
 };
 
-use super::attribute::{Attribute, decode_all};
+use super::attribute::{Attribute, decode_all, encode_all};
 
 /// `RDMA_NL_NLDEV`, as it stands in a message's type.
 const NLDEV: u16 = 5 << 10;
@@ -74,18 +74,17 @@ impl Message {
     /// The bytes of a request; `dump` asks for all objects instead of an acknowledgement.
     #[must_use]
     pub fn encode(&self, sequence: u32, dump: bool) -> Vec<u8> {
-        let attributes = self.attributes.as_slice();
-        let length = HEADER + attributes.buffer_len();
+        let attributes = encode_all(&self.attributes);
+        let length = HEADER + attributes.len();
         let mut header = NetlinkHeader::default();
         // Attributes are ours and short; a length that does not fit is one the kernel refuses.
         header.length = u32::try_from(length).unwrap_or(u32::MAX);
         header.message_type = NLDEV | self.command.0;
         header.flags = NLM_F_REQUEST | if dump { NLM_F_DUMP } else { NLM_F_ACK };
         header.sequence_number = sequence;
-        let mut bytes = vec![0; length];
-        let (head, body) = bytes.split_at_mut(HEADER);
-        header.emit(head);
-        attributes.emit(body);
+        let mut bytes = vec![0; HEADER];
+        header.emit(&mut bytes);
+        bytes.extend(attributes);
         bytes
     }
 }

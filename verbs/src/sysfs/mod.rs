@@ -92,25 +92,15 @@ impl Sysfs {
     /// # Errors
     /// A file that cannot be read or does not hold what it must.
     pub fn node(&self, class: &str, name: &str) -> Result<Option<Node>, SysfsError> {
-        let dir = self.root.join("class").join(class).join(name);
+        let dir = self.class_dir(class, name);
         let port = parsed(&dir.join("port"))?.map(PortNum);
         Ok(text(&dir.join("ibdev"))?.map(|device| Node { device, port }))
     }
 
-    /// The directories of a device's character devices.
+    /// The directory of a device of another class: `infiniband_verbs`, `infiniband_mad`, `net`.
     #[must_use]
-    pub fn nodes_of(&self, device: &str) -> Vec<PathBuf> {
-        let classes = ["infiniband_verbs", "infiniband_mad"];
-        let nodes = classes.iter().flat_map(|c| entries(&self.root.join("class").join(c)));
-        nodes
-            .filter(|dir| matches!(text(&dir.join("ibdev")), Ok(Some(name)) if name == device))
-            .collect()
-    }
-
-    /// The directory of a network interface.
-    #[must_use]
-    pub fn netdev(&self, name: &str) -> PathBuf {
-        self.root.join("class/net").join(name)
+    pub fn class_dir(&self, class: &str, name: &str) -> PathBuf {
+        self.root.join("class").join(class).join(name)
     }
 
     /// The RDMA device, port and P_Key of an IPoIB interface; None when it is not one.
@@ -118,7 +108,7 @@ impl Sysfs {
     /// # Errors
     /// A file that cannot be read or does not hold what it must.
     pub fn ipoib(&self, netdev: &str) -> Result<Option<(Node, u16)>, SysfsError> {
-        let dir = self.netdev(netdev);
+        let dir = self.class_dir("net", netdev);
         let device = entries(&dir.join("device/infiniband")).next();
         let device = device.and_then(|d| Some(d.file_name()?.to_str()?.to_owned()));
         let (Some(device), Some(port), Some(pkey)) =
@@ -241,19 +231,18 @@ mod tests {
     }
 
     #[test]
-    fn nodes_of_a_device() {
+    fn character_devices() {
         let (_dir, sysfs) = tree(&[
             ("class/infiniband_verbs/uverbs0/ibdev", b"a\n"),
             ("class/infiniband_mad/umad3/ibdev", b"a\n"),
             ("class/infiniband_mad/umad3/port", b"2\n"),
-            ("class/infiniband_mad/umad4/ibdev", b"b\n"),
-            ("class/infiniband_mad/abi_version", b"5\n"),
         ]);
-        let nodes = sysfs.nodes_of("a");
-        assert!(nodes.len() == 2 && nodes[1].ends_with("umad3"), "{nodes:?}");
-        let umad = sysfs.node("infiniband_mad", "umad3").unwrap().unwrap();
-        assert_eq!(umad, Node { device: "a".into(), port: Some(PortNum(2)) });
-        assert_eq!(sysfs.node("infiniband_mad", "umad9").unwrap(), None);
+        let node = |class, name| sysfs.node(class, name).unwrap();
+        let umad = Node { device: "a".into(), port: Some(PortNum(2)) };
+        assert_eq!(node("infiniband_mad", "umad3"), Some(umad));
+        let uverbs = Node { device: "a".into(), port: None };
+        assert_eq!(node("infiniband_verbs", "uverbs0"), Some(uverbs));
+        assert_eq!(node("infiniband_mad", "umad9"), None);
     }
 
     #[test]
