@@ -6,6 +6,8 @@
 //! [`Monitor`] listens.
 
 mod attribute;
+#[cfg(all(test, target_endian = "little"))]
+mod captured;
 mod error;
 mod message;
 mod model;
