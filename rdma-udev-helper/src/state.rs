@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use rdma_config::Root;
@@ -116,8 +116,10 @@ impl Run {
     /// What the file system reports.
     pub fn lock(&self, alone: bool) -> io::Result<File> {
         fs::create_dir_all(&self.dir)?;
-        let file =
-            File::options().create(true).truncate(false).write(true).open(self.path("lock"))?;
+        // Not even to be read by others: whoever can open it can lock it, and stop all renames.
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options.open(self.path("lock"))?;
         let how = if alone { FlockOperation::LockExclusive } else { FlockOperation::LockShared };
         flock(&file, how)?;
         Ok(file)
@@ -210,6 +212,15 @@ mod tests {
             policy: "fixed".into(),
             status: Status::Refused("taken".into()),
         }
+    }
+
+    #[test]
+    fn nobody_else_can_hold_the_lock() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let run = Run::of(&Root::at(dir.path()));
+        let lock = run.lock(true).unwrap();
+        assert_eq!(lock.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -71,7 +71,9 @@ impl World {
             Lock::Alone => run.lock(true).map(Some),
         };
         let lock = lock.context("cannot lock /run/rdma/lock")?;
-        let devices = socket.devices()?;
+        let mut devices = socket.devices()?;
+        // Names become names of files here. The kernel has none with a slash; should it ever, not here.
+        devices.retain(|d| !d.name.contains('/'));
         let sysfs = Sysfs::at(root.path("/sys"));
         Ok(Self { root: root.clone(), socket, sysfs, run, devices, _lock: lock })
     }
