@@ -248,7 +248,7 @@ pub enum Event {
     Register(DevIndex, String),
     /// `RDMA_UNREGISTER_EVENT`
     Unregister(DevIndex, String),
-    /// `RDMA_RENAME_EVENT`; the name is the new one.
+    /// `RDMA_RENAME_EVENT`; the name is the new one. Not sent by 6.12: there, only a uevent tells.
     Rename(DevIndex, String),
     /// `RDMA_NETDEV_ATTACH_EVENT`
     NetdevAttach(DevIndex, PortNum, Netdev),

@@ -91,7 +91,10 @@ impl Socket {
     pub fn ports(&mut self, index: DevIndex) -> Result<Vec<Port>, Error> {
         let what = format!("cannot list the ports of RDMA device {index}");
         let answers = self.dump(&what, Command::PORT_GET, &[Attribute::DevIndex(index.0)]);
-        let answers = answers.map_err(|error| gone_if_unknown(error, true))?;
+        let answers = answers.map_err(|error| match unknown_index(&error) {
+            true => Error { reason: Reason::Gone(None), ..error },
+            false => error,
+        })?;
         Ok(answers.into_iter().filter_map(Port::read).collect())
     }
 
@@ -171,11 +174,11 @@ impl Socket {
         attributes.extend(port.map(|port| Attribute::PortIndex(port.0)));
         match self.ask(&what, Command::GET_CHARDEV, attributes) {
             Ok(answers) => Ok(answers.into_iter().find_map(Chardev::read)),
-            Err(Error { reason: Reason::Gone(_), .. }) => Ok(None),
             Err(error) if error.reason.errno() == Some(rustix::io::Errno::NOENT.raw_os_error()) => {
                 Ok(None)
             }
-            Err(error) => Err(gone_if_unknown(error, device.is_some())),
+            Err(error) if device.is_some() && unknown_index(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -273,14 +276,6 @@ impl Socket {
 fn unknown_index(error: &Error) -> bool {
     matches!(error.reason, Reason::Gone(_))
         || error.reason.errno() == Some(rustix::io::Errno::INVAL.raw_os_error())
-}
-
-fn gone_if_unknown(error: Error, asked_by_index: bool) -> Error {
-    if asked_by_index && unknown_index(&error) {
-        Error { reason: Reason::Gone(None), ..error }
-    } else {
-        error
-    }
 }
 
 /// One datagram from the kernel; those of other senders are thrown away.

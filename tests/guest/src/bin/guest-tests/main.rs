@@ -12,6 +12,7 @@ mod hotplug;
 mod many;
 mod modules;
 mod names;
+mod netlink;
 mod plug;
 mod shipped;
 
@@ -50,12 +51,13 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 7] = [
+    let tables: [&[Test]; 8] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
         modules::TESTS,
         many::TESTS,
+        netlink::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];
