@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("netdev_knows_its_rdma_device", "rdma-core does not describe netdevs", netdev),
     better("umad_belongs_to_group_rdma", "the group exists but no rule uses it", umad_group),
     both("unplug_stops_the_target_once", unplug_stops),
+    both("ten_quick_replugs_leave_no_unit_failed", quick_replugs),
     better("equal_port_guids_do_not_flap", "rdma-core has no by-port-guid links", equal_guids),
 ];
 
@@ -163,6 +164,17 @@ fn unplug_stops(bed: &mut Bed) -> Result<()> {
         ensure!(stopped == round, "after {round} rounds the target has stopped {stopped} times");
     }
     Ok(())
+}
+
+/// More often than systemd starts a unit within ten seconds unless it is told that it may.
+fn quick_replugs(bed: &mut Bed) -> Result<()> {
+    for _ in 0..10 {
+        plug("rxe", "rxe0", &bed.nics[0])?;
+        unplug("rxe0")?;
+    }
+    plug("rxe", "rxe0", &bed.nics[0])?;
+    wait_active("rdma-hw.target")?;
+    wait_active("rdma-load-modules@roce.service")
 }
 
 /// Two ports with one GUID, as with some VFs: the first keeps the link, whatever happens to the other.
