@@ -173,8 +173,6 @@ fn multi_function(config: &Path) -> Result<bool, SysfsError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
     #[test]
@@ -185,107 +183,6 @@ mod tests {
         {
             assert_eq!(PciAddress::parse(bad), None, "{bad}");
         }
-    }
-
-    /// A sysfs with PCI functions, and RDMA devices on some of the directories below them.
-    struct Tree(tempfile::TempDir);
-
-    impl Tree {
-        fn new() -> Self {
-            Self(tempfile::tempdir().unwrap())
-        }
-
-        /// A directory of a bus, with files; its path below `devices`.
-        fn device(&self, path: &str, bus: &str, files: &[(&str, &[u8])]) {
-            let dir = self.0.path().join("devices").join(path);
-            fs::create_dir_all(&dir).unwrap();
-            symlink(format!("/sys/bus/{bus}"), dir.join("subsystem")).unwrap();
-            for (name, bytes) in files {
-                fs::write(dir.join(name), bytes).unwrap();
-            }
-        }
-
-        fn link(&self, from: &str, to: &str) {
-            let from = self.0.path().join(from);
-            fs::create_dir_all(from.parent().unwrap()).unwrap();
-            symlink(self.0.path().join("devices").join(to), from).unwrap();
-        }
-
-        fn place(&self, on: &str) -> Option<Place> {
-            self.link("class/infiniband/x/device", on);
-            let place = Sysfs::at(self.0.path()).place("x").unwrap();
-            fs::remove_file(self.0.path().join("class/infiniband/x/device")).unwrap();
-            place
-        }
-    }
-
-    fn header(multi_function: bool) -> Vec<u8> {
-        let mut config = vec![0; 64];
-        config[0x0e] = if multi_function { 0x80 } else { 0 };
-        config
-    }
-
-    #[test]
-    fn physical_functions() {
-        let tree = Tree::new();
-        tree.device("a/0000:c1:00.1", "pci", &[("config", &header(true)), ("acpi_index", b"3\n")]);
-        tree.device(
-            "a/0000:c1:01.0",
-            "pci",
-            &[("config", &header(false)), ("index", b"5\n"), ("ari_enabled", b"1\n")],
-        );
-        // rdma-core D5: an empty file made an index of whatever was in memory.
-        tree.device("a/0000:c2:00.0", "pci", &[("acpi_index", b""), ("index", b"\n")]);
-        let place = tree.place("a/0000:c1:00.1").unwrap();
-        assert_eq!((place.multi_function, place.ari, place.onboard), (true, false, Some(3)));
-        let place = tree.place("a/0000:c1:01.0").unwrap();
-        assert_eq!((place.multi_function, place.ari, place.onboard), (false, true, Some(5)));
-        assert_eq!(tree.place("a/0000:c2:00.0").unwrap().onboard, None);
-        assert_eq!(tree.place("nowhere"), None);
-    }
-
-    #[test]
-    fn virtual_functions_on_several_buses() {
-        // rdma-core D8: only slot and function were compared, so that these two were one.
-        let tree = Tree::new();
-        tree.device("a/0000:c1:00.0", "pci", &[]);
-        for (n, vf) in [(2, "0000:c1:01.0"), (258, "0000:c2:01.0")] {
-            tree.device(&format!("a/{vf}"), "pci", &[]);
-            tree.link(&format!("devices/a/0000:c1:00.0/virtfn{n}"), &format!("a/{vf}"));
-            tree.link(&format!("devices/a/{vf}/physfn"), "a/0000:c1:00.0");
-            let place = tree.place(&format!("a/{vf}")).unwrap();
-            assert_eq!(place.vf, Some(n));
-            assert_eq!(Some(place.address), PciAddress::parse("0000:c1:00.0"));
-            assert_eq!(Some(place.own_address), PciAddress::parse(vf));
-        }
-    }
-
-    #[test]
-    fn auxiliary_devices_of_any_depth() {
-        // rdma-core D11: without a sub-function's number there was no name at all.
-        let tree = Tree::new();
-        tree.device("a/0000:c1:00.0", "pci", &[("acpi_index", b"1\n")]);
-        tree.device("a/0000:c1:00.0/irdma.roce.0", "auxiliary", &[]);
-        tree.device("a/0000:c1:00.0/mlx5_core.sf.4", "auxiliary", &[("sfnum", b"88\n")]);
-        tree.device("a/0000:c1:00.0/mlx5_core.sf.4/mlx5_core.rdma.4", "auxiliary", &[]);
-        let sf = |on| tree.place(on).map(|p| (p.sf, p.onboard));
-        assert_eq!(sf("a/0000:c1:00.0/irdma.roce.0"), Some((None, None)));
-        assert_eq!(sf("a/0000:c1:00.0/mlx5_core.sf.4"), Some((Some(88), None)));
-        assert_eq!(sf("a/0000:c1:00.0/mlx5_core.sf.4/mlx5_core.rdma.4"), Some((Some(88), None)));
-        tree.device("platform/x", "platform", &[]);
-        assert_eq!(sf("platform/x"), None);
-    }
-
-    #[test]
-    fn hot_plug_slots() {
-        // rdma-core D1: the address was never matched.
-        let tree = Tree::new();
-        let slot = tree.0.path().join("bus/pci/slots/4");
-        fs::create_dir_all(&slot).unwrap();
-        fs::write(slot.join("address"), "0000:c1:00\n").unwrap();
-        let name = |at| Sysfs::at(tree.0.path()).slot(PciAddress::parse(at).unwrap()).unwrap();
-        assert_eq!(name("0000:c1:00.1").as_deref(), Some("4"));
-        assert_eq!(name("0000:c1:01.0"), None);
     }
 
     proptest::proptest! {
