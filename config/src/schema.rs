@@ -45,9 +45,15 @@ impl Policy {
     }
 }
 
+/// Versions of the rules by which a policy makes a name, as systemd has them: a later one may make other
+/// names, and machines that name theirs keep it.
+pub(crate) const SCHEMES: [&str; 1] = ["v1"];
+
 /// The configuration that is in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// `[naming] scheme`; the newest one is also called `latest`.
+    pub scheme: &'static str,
     /// `[naming] policy`: tried in this order until one gives a name.
     pub policy: Vec<Policy>,
     /// `[[device]]`, those that go before others first.
@@ -70,7 +76,9 @@ pub struct DeviceEntry {
 impl Default for Config {
     /// The names that rdma-core gives.
     fn default() -> Self {
-        Self { policy: vec![Policy::Onboard, Policy::Path], devices: Vec::new() }
+        let [.., latest] = SCHEMES;
+        let policy = vec![Policy::Onboard, Policy::Path];
+        Self { scheme: latest, policy, devices: Vec::new() }
     }
 }
 
@@ -143,6 +151,19 @@ impl Reader<'_> {
                 "policy" => {
                     if let Some(policy) = self.policies(value) {
                         config.policy = policy;
+                    }
+                }
+                "scheme" => {
+                    let [.., latest] = SCHEMES;
+                    let word = value.get_ref().as_str();
+                    match SCHEMES.into_iter().find(|known| word == Some(*known)) {
+                        Some(known) => config.scheme = known,
+                        None if word == Some("latest") => config.scheme = latest,
+                        None => self.wrong(
+                            value,
+                            "scheme",
+                            &format!("'latest' or one of {}", SCHEMES.join(", ")),
+                        ),
                     }
                 }
                 other => self.unknown(key, &format!("naming.{other}")),
@@ -347,6 +368,10 @@ mod tests {
             (
                 "[naming]\npolicy = ['path', 'nonsense']\n",
                 "/etc/rdma/rdma.toml:2: policy must be a list",
+            ),
+            (
+                "[naming]\nscheme = 'v0'\n",
+                "/etc/rdma/rdma.toml:2: scheme must be 'latest' or one of v1",
             ),
             ("naming = 1\n", "/etc/rdma/rdma.toml:1: naming must be a table"),
             ("[system]\nnetns = 'shared'\n", "/etc/rdma/rdma.toml:1: system is not known"),
