@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
 use crate::vm::{self, Boot, Suite};
@@ -92,6 +92,7 @@ pub(crate) fn test(repo: &Path, options: &Options) -> Result<()> {
     }
     host(repo, &mut tally);
     if !options.host {
+        tally.step("the lab tells how a command ended", |_| lab(repo));
         for (suite, boot) in [
             (Suite::Trixie, Boot::Ours),
             (Suite::Bookworm, Boot::Ours),
@@ -103,6 +104,24 @@ pub(crate) fn test(repo: &Path, options: &Options) -> Result<()> {
         }
     }
     tally.finish()
+}
+
+/// A status comes through; of a panic and a hang the console's last lines do.
+fn lab(repo: &Path) -> Result<()> {
+    let exec = |timeout, script| {
+        vm::exec(repo, &vm::Options::new(Suite::Trixie, Boot::Ours, timeout), script)
+    };
+    ensure!(exec(60, "exit 7")? == 7, "the status of a command is lost");
+    for (timeout, script, said) in [
+        (60, "echo c > /proc/sysrq-trigger", "Kernel panic - not syncing: sysrq triggered crash"),
+        (5, "echo nothing more > /dev/console; sleep infinity", "nothing more"),
+    ] {
+        match exec(timeout, script) {
+            Ok(status) => bail!("`{script}` ended with status {status}"),
+            Err(error) => ensure!(format!("{error:#}").contains(said), "`{script}`: {error:#}"),
+        }
+    }
+    Ok(())
 }
 
 /// The guest tests, in one boot.

@@ -201,7 +201,10 @@ impl Guest {
         let text = fs::read(self.dir.join("console")).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
         let lines: Vec<&str> = text.lines().collect();
-        let tail = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default();
+        // All of a panic: its reason comes first.
+        let last = lines.len().saturating_sub(30);
+        let panic = lines.iter().position(|l| l.contains("Kernel panic - not syncing"));
+        let tail = lines.get(panic.map_or(last, |p| p.min(last))..).unwrap_or_default();
         if tail.is_empty() {
             "    (it is empty)".into()
         } else {
