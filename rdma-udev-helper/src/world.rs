@@ -98,14 +98,8 @@ impl World {
         let mut nodes: Vec<NodeName> = uverbs.into_iter().collect();
         // Only where ib_umad is loaded: the question alone would load it.
         if self.root.path("/sys/class/infiniband_mad").exists() {
-            for (kind, port) in ports.iter().flat_map(|p| [("umad", p.number), ("issm", p.number)])
-            {
-                let chardev = self.socket.chardev(kind, Some(device.index), Some(port));
-                nodes.extend(chardev.ok().flatten().map(|c| NodeName {
-                    class: "infiniband_mad",
-                    name: c.name,
-                    node: Node { device: device.name.clone(), port: Some(port) },
-                }));
+            for port in &ports {
+                nodes.extend(self.umad(device, port.number));
             }
         }
         Look { device: device.clone(), state: self.state(device), ports, driver, nodes }
@@ -148,6 +142,22 @@ impl World {
             node: Node { device: device.name.clone(), port: None },
         });
         (node, name.or_else(|| self.sysfs.bus_driver(&device.name)))
+    }
+
+    /// The umad node of a port and, where there is a subnet manager's place, the issm node. The kernel
+    /// tells of the first only; both have one number.
+    fn umad(&mut self, device: &Device, port: PortNum) -> Vec<NodeName> {
+        let chardev = self.socket.chardev("umad", Some(device.index), Some(port)).ok().flatten();
+        let class = "infiniband_mad";
+        chardev
+            .iter()
+            .flat_map(|umad| [umad.name.clone(), umad.name.replace("umad", "issm")])
+            .filter(|name| self.sysfs.class_dir(class, name).exists())
+            .map(|name| {
+                let node = Node { device: device.name.clone(), port: Some(port) };
+                NodeName { class, name, node }
+            })
+            .collect()
     }
 
     /// What is remembered of a device, brought up to date: a name that we did not leave it with was

@@ -12,6 +12,9 @@ pub use pci::{PciAddress, Place};
 
 use crate::{Gid, Guid, LinkLayer, PortNum};
 
+/// `type` of IPoIB interfaces.
+const ARPHRD_INFINIBAND: u32 = 32;
+
 /// More than any attribute of a device; sysfs attributes are one page at most.
 const PAGE: u64 = 4096;
 
@@ -109,19 +112,32 @@ impl Sysfs {
     /// A file that cannot be read or does not hold what it must.
     pub fn ipoib(&self, netdev: &str) -> Result<Option<(Node, u16)>, SysfsError> {
         let dir = self.class_dir("net", netdev);
-        let device = entries(&dir.join("device/infiniband")).next();
+        if parsed::<u32>(&dir.join("type"))? != Some(ARPHRD_INFINIBAND) {
+            return Ok(None);
+        }
+        // A child leads to its parent, by index, and the parent to the RDMA device.
+        let (index, link) = (parsed::<u32>(&dir.join("ifindex"))?, parsed(&dir.join("iflink"))?);
+        let is_parent = |d: &PathBuf| parsed(&d.join("ifindex")).ok().flatten() == link;
+        let parent = match index == link {
+            true => Some(dir.clone()),
+            false => entries(&self.root.join("class/net")).find(is_parent),
+        };
+        let Some(parent) = parent else { return Ok(None) };
+        let device = entries(&parent.join("device/infiniband")).next();
         let device = device.and_then(|d| Some(d.file_name()?.to_str()?.to_owned()));
-        let (Some(device), Some(port), Some(pkey)) =
-            (device, parsed::<u32>(&dir.join("dev_port"))?, text(&dir.join("pkey"))?)
-        else {
+        let (Some(device), Some(port)) = (device, parsed::<u32>(&parent.join("dev_port"))?) else {
             return Ok(None);
         };
-        let pkey = pkey
-            .strip_prefix("0x")
-            .and_then(|digits| u16::from_str_radix(digits, 16).ok())
+        // The P_Key stands in the multicast GID of the broadcast group (RFC 4391), also where the kernel
+        // has no file for it.
+        let broadcast = dir.join("broadcast");
+        let bytes = text(&broadcast)?.unwrap_or_default();
+        let pkey = bytes
+            .get(24..29)
+            .and_then(|two| u16::from_str_radix(&two.replacen(':', "", 1), 16).ok())
             .ok_or_else(|| SysfsError {
-                path: dir.join("pkey"),
-                reason: format!("'{pkey}' is no P_Key"),
+                path: broadcast,
+                reason: format!("'{bytes}' is no IPoIB address"),
             })?;
         // dev_port counts from 0.
         let port = PortNum(port.saturating_add(1));
@@ -247,14 +263,34 @@ mod tests {
 
     #[test]
     fn ipoib_interface() {
+        let address =
+            |pkey| format!("00:ff:ff:ff:ff:12:40:1b:{pkey}:00:00:00:00:00:00:ff:ff:ff:ff\n");
         let (_dir, sysfs) = tree(&[
             ("class/net/ib0/device/infiniband/mlx5_0/node_type", b"1: CA\n"),
+            ("class/net/ib0/type", b"32\n"),
+            ("class/net/ib0/ifindex", b"5\n"),
+            ("class/net/ib0/iflink", b"5\n"),
             ("class/net/ib0/dev_port", b"1\n"),
-            ("class/net/ib0/pkey", b"0xffff\n"),
-            ("class/net/eth0/dev_port", b"0\n"),
+            ("class/net/ib0/broadcast", address("ff:ff").as_bytes()),
+            ("class/net/child/type", b"32\n"),
+            ("class/net/child/ifindex", b"6\n"),
+            ("class/net/child/iflink", b"5\n"),
+            ("class/net/child/broadcast", address("80:01").as_bytes()),
+            ("class/net/orphan/type", b"32\n"),
+            ("class/net/orphan/ifindex", b"7\n"),
+            ("class/net/orphan/iflink", b"4\n"),
+            ("class/net/odd/type", b"32\n"),
+            ("class/net/odd/ifindex", b"8\n"),
+            ("class/net/odd/iflink", b"5\n"),
+            ("class/net/odd/broadcast", b"ff:ff:ff:ff:ff:ff\n"),
+            ("class/net/eth0/device/infiniband/mlx5_0/node_type", b"1: CA\n"),
+            ("class/net/eth0/type", b"1\n"),
         ]);
         let node = Node { device: "mlx5_0".into(), port: Some(PortNum(2)) };
-        assert_eq!(sysfs.ipoib("ib0").unwrap(), Some((node, 0xffff)));
+        assert_eq!(sysfs.ipoib("ib0").unwrap(), Some((node.clone(), 0xffff)));
+        assert_eq!(sysfs.ipoib("child").unwrap(), Some((node, 0x8001)));
+        assert_eq!(sysfs.ipoib("orphan").unwrap(), None);
+        assert!(sysfs.ipoib("odd").is_err());
         assert_eq!(sysfs.ipoib("eth0").unwrap(), None);
     }
 }
