@@ -82,10 +82,8 @@ done | sort -u | while read -r file; do
     esac
 done
 cp "$from"/modules.{builtin,builtin.modinfo,order} "$to"
-[ ! -x "$here/siw.sh" ] || [ "$suite" != trixie ] || {
-    step "siw (iWARP), which Debian's kernels leave out"
-    "$here/siw.sh" "$version" "$work" "$to"
-}
+step "vhca and siw, which Debian's kernels do not have"
+"$here/extra-modules.sh" "$version" "$work" "$to"
 depmod -b "$work/modules" "$version"
 
 step "initrd"

@@ -10,16 +10,23 @@ use anyhow::{Context, Result};
 use super::{Suite, digest, name};
 use crate::check::run;
 
-/// Everything in `tests/vm` goes into the image.
+/// Everything in `tests/vm` and `tests/vhca` goes into the image, but for what is to be read.
 pub(crate) fn get(repo: &Path, suite: Suite) -> Result<PathBuf> {
     let source = repo.join("tests/vm");
-    let mut files: Vec<PathBuf> = fs::read_dir(&source)
-        .with_context(|| format!("cannot read {}", source.display()))?
-        .map(|e| Ok(e?.path()))
-        .collect::<Result<_>>()?;
+    let mut files: Vec<PathBuf> = Vec::new();
+    for dir in [&source, &repo.join("tests/vhca")] {
+        let entries =
+            fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        for entry in entries {
+            files.push(entry?.path());
+        }
+    }
     files.sort();
-    let contents: Vec<Vec<u8>> =
-        files.iter().filter(|f| f.is_file()).map(fs::read).collect::<Result<_, _>>()?;
+    let contents: Vec<Vec<u8>> = files
+        .iter()
+        .filter(|f| f.is_file() && f.extension() != Some("md".as_ref()))
+        .map(fs::read)
+        .collect::<Result<_, _>>()?;
     let parts: Vec<&[u8]> = contents.iter().map(Vec::as_slice).collect();
     let suite = name(suite);
     let dir = repo.join(format!("target/vm/{suite}-{}", digest(&parts)));

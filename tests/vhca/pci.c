@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * PCI functions made of software, for HCAs to sit on: a root bus for each bus
+ * number in use, config space as an array, SR-IOV. Everything above is the
+ * kernel's own: /sys/bus/pci, MODALIAS, remove and rescan, sriov_numvfs.
+ *
+ * Domain 0 belongs to the machine; these are in others.
+ */
+#include <linux/pci.h>
+#include <linux/slab.h>
+#include "vhca.h"
+
+#define PCIE_CAP	0x40
+#define SRIOV_CAP	0x100
+#define VF_OFFSET	8	/* the first virtual function is this far from its physical one */
+
+struct soft_function {
+	struct vhca_function spec;
+	u8 config[PCI_CFG_SPACE_EXP_SIZE];
+};
+
+struct soft_bus {
+	struct list_head node;
+	struct pci_sysdata sysdata;
+	struct resource numbers;
+	struct pci_bus *bus;
+	struct soft_function *function[256];
+};
+
+static DEFINE_MUTEX(buses_mutex);	/* the list, and who adds or removes functions */
+static LIST_HEAD(buses);
+static DEFINE_SPINLOCK(function_lock);	/* soft_bus.function */
+
+static struct soft_bus *to_soft(struct pci_bus *bus)
+{
+	return container_of((struct pci_sysdata *)bus->sysdata, struct soft_bus, sysdata);
+}
+
+static u16 config16(const struct soft_function *f, int where)
+{
+	return f->config[where] | f->config[where + 1] << 8;
+}
+
+static void set_config(struct soft_function *f, int where, int size, u32 value)
+{
+	for (; size--; value >>= 8)
+		f->config[where++] = value;
+}
+
+/* The physical function whose virtual function has an address, while it is enabled. */
+static struct soft_function *physical(struct soft_bus *soft, u8 devfn, int *vf)
+{
+	int i;
+
+	for (i = 0; i < devfn; i++) {
+		struct soft_function *f = soft->function[i];
+
+		if (!f || !f->spec.vfs ||
+		    !(config16(f, SRIOV_CAP + PCI_SRIOV_CTRL) & PCI_SRIOV_CTRL_VFE))
+			continue;
+		*vf = devfn - i - VF_OFFSET;
+		if (*vf >= 0 && *vf < config16(f, SRIOV_CAP + PCI_SRIOV_NUM_VF))
+			return f;
+	}
+	return NULL;
+}
+
+static int config_read(struct pci_bus *bus, unsigned int devfn, int where, int size, u32 *value)
+{
+	struct soft_bus *soft = to_soft(bus);
+	struct soft_function *f;
+	unsigned long flags;
+	bool virtual = false;
+	int vf, i, at;
+
+	*value = ~0U;
+	spin_lock_irqsave(&function_lock, flags);
+	f = soft->function[devfn];
+	if (!f) {
+		f = physical(soft, devfn, &vf);
+		virtual = true;
+	}
+	if (f) {
+		*value = 0;
+		for (i = 0; i < size; i++) {
+			u8 byte;
+
+			at = where + i;
+			byte = f->config[at];
+			/* A virtual one has no ids of its own, and no SR-IOV. */
+			if (virtual && at < 4)
+				byte = 0xff;
+			if (virtual && at >= SRIOV_CAP)
+				byte = 0;
+			*value |= (u32)byte << 8 * i;
+		}
+	}
+	spin_unlock_irqrestore(&function_lock, flags);
+	return f ? PCIBIOS_SUCCESSFUL : PCIBIOS_DEVICE_NOT_FOUND;
+}
+
+static bool writable(int at)
+{
+	return at == PCI_COMMAND || at == PCI_COMMAND + 1 || at == SRIOV_CAP + PCI_SRIOV_CTRL ||
+	       at == SRIOV_CAP + PCI_SRIOV_NUM_VF || at == SRIOV_CAP + PCI_SRIOV_NUM_VF + 1;
+}
+
+static int config_write(struct pci_bus *bus, unsigned int devfn, int where, int size, u32 value)
+{
+	struct soft_function *f;
+	unsigned long flags;
+	int i;
+
+	spin_lock_irqsave(&function_lock, flags);
+	f = to_soft(bus)->function[devfn];
+	for (i = 0; f && i < size; i++)
+		if (writable(where + i))
+			f->config[where + i] = value >> 8 * i;
+	spin_unlock_irqrestore(&function_lock, flags);
+	return PCIBIOS_SUCCESSFUL;
+}
+
+static struct pci_ops config_ops = { .read = config_read, .write = config_write };
+
+static void make_config(struct soft_function *f)
+{
+	const struct vhca_function *spec = &f->spec;
+
+	set_config(f, PCI_VENDOR_ID, 2, spec->vendor);
+	set_config(f, PCI_DEVICE_ID, 2, spec->device);
+	set_config(f, PCI_STATUS, 2, PCI_STATUS_CAP_LIST);
+	set_config(f, PCI_CLASS_REVISION, 4, spec->class << 8);
+	set_config(f, PCI_HEADER_TYPE, 1, spec->multi_function ? PCI_HEADER_TYPE_MFD : 0);
+	set_config(f, PCI_SUBSYSTEM_VENDOR_ID, 2, spec->vendor);
+	set_config(f, PCI_CAPABILITY_LIST, 1, PCIE_CAP);
+	set_config(f, PCIE_CAP, 2, PCI_CAP_ID_EXP);
+	/* Version 2, endpoint. */
+	set_config(f, PCIE_CAP + PCI_EXP_FLAGS, 2, 2);
+	if (!spec->vfs)
+		return;
+	set_config(f, SRIOV_CAP, 4, PCI_EXT_CAP_ID_SRIOV | 1 << 16);
+	set_config(f, SRIOV_CAP + PCI_SRIOV_INITIAL_VF, 2, spec->vfs);
+	set_config(f, SRIOV_CAP + PCI_SRIOV_TOTAL_VF, 2, spec->vfs);
+	set_config(f, SRIOV_CAP + PCI_SRIOV_VF_OFFSET, 2, VF_OFFSET);
+	set_config(f, SRIOV_CAP + PCI_SRIOV_VF_STRIDE, 2, 1);
+	set_config(f, SRIOV_CAP + PCI_SRIOV_VF_DID, 2, spec->device + 1);
+	set_config(f, SRIOV_CAP + PCI_SRIOV_SUP_PGSIZE, 4, 1);
+	set_config(f, SRIOV_CAP + PCI_SRIOV_SYS_PGSIZE, 4, 1);
+}
+
+static struct soft_bus *find_bus(const struct vhca_function *spec)
+{
+	struct soft_bus *soft;
+
+	list_for_each_entry(soft, &buses, node)
+		if (soft->sysdata.domain == spec->domain && soft->numbers.start == spec->bus)
+			return soft;
+	return NULL;
+}
+
+static struct soft_bus *make_bus(const struct vhca_function *spec)
+{
+	struct soft_bus *soft = kzalloc(sizeof(*soft), GFP_KERNEL);
+	LIST_HEAD(resources);
+
+	if (!soft)
+		return NULL;
+	soft->sysdata.domain = spec->domain;
+	soft->sysdata.node = NUMA_NO_NODE;
+	soft->numbers.name = "vhca bus";
+	soft->numbers.start = spec->bus;
+	soft->numbers.end = spec->bus;
+	soft->numbers.flags = IORESOURCE_BUS;
+	pci_add_resource(&resources, &soft->numbers);
+	pci_lock_rescan_remove();
+	soft->bus = pci_create_root_bus(NULL, spec->bus, &config_ops, &soft->sysdata, &resources);
+	pci_unlock_rescan_remove();
+	if (!soft->bus) {
+		pci_free_resource_list(&resources);
+		kfree(soft);
+		return NULL;
+	}
+	list_add_tail(&soft->node, &buses);
+	return soft;
+}
+
+static void drop_bus_if_empty(struct soft_bus *soft)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(soft->function); i++)
+		if (soft->function[i])
+			return;
+	list_del(&soft->node);
+	pci_lock_rescan_remove();
+	pci_stop_root_bus(soft->bus);
+	pci_remove_root_bus(soft->bus);
+	pci_unlock_rescan_remove();
+	kfree(soft);
+}
+
+static void set_function(struct soft_bus *soft, u8 devfn, struct soft_function *f)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&function_lock, flags);
+	soft->function[devfn] = f;
+	spin_unlock_irqrestore(&function_lock, flags);
+}
+
+/* Plugs a function in; the driver makes its HCA. */
+int vhca_pci_add(const struct vhca_function *spec)
+{
+	struct soft_function *f;
+	struct soft_bus *soft;
+	int err = 0;
+
+	f = kzalloc(sizeof(*f), GFP_KERNEL);
+	if (!f)
+		return -ENOMEM;
+	f->spec = *spec;
+	make_config(f);
+	mutex_lock(&buses_mutex);
+	soft = find_bus(spec);
+	if (!soft)
+		soft = make_bus(spec);
+	if (!soft)
+		err = -ENOMEM;
+	else if (soft->function[spec->devfn])
+		err = -EEXIST;
+	if (err) {
+		kfree(f);
+		goto out;
+	}
+	set_function(soft, spec->devfn, f);
+	pci_lock_rescan_remove();
+	if (!pci_scan_single_device(soft->bus, spec->devfn))
+		err = -EIO;
+	pci_bus_add_devices(soft->bus);
+	pci_unlock_rescan_remove();
+	if (err) {
+		set_function(soft, spec->devfn, NULL);
+		kfree(f);
+		drop_bus_if_empty(soft);
+	}
+out:
+	mutex_unlock(&buses_mutex);
+	return err;
+}
+
+/* Pulls it out. */
+void vhca_pci_del(const struct vhca_function *spec)
+{
+	struct soft_function *f;
+	struct soft_bus *soft;
+	struct pci_dev *pdev;
+
+	mutex_lock(&buses_mutex);
+	soft = find_bus(spec);
+	f = soft ? soft->function[spec->devfn] : NULL;
+	if (f) {
+		pdev = pci_get_slot(soft->bus, spec->devfn);
+		if (pdev)
+			pci_stop_and_remove_bus_device_locked(pdev);
+		pci_dev_put(pdev);
+		set_function(soft, spec->devfn, NULL);
+		kfree(f);
+		drop_bus_if_empty(soft);
+	}
+	mutex_unlock(&buses_mutex);
+}
+
+static int probe(struct pci_dev *pdev, const struct pci_device_id *id)
+{
+	struct soft_function *f;
+	struct vhca_dev *dev;
+	unsigned long flags;
+	void *hca = NULL;
+	int vf = -1;
+
+	if (pdev->bus->ops != &config_ops)
+		return -ENODEV;
+	spin_lock_irqsave(&function_lock, flags);
+	f = to_soft(pdev->bus)->function[pdev->devfn];
+	if (!f)
+		f = physical(to_soft(pdev->bus), pdev->devfn, &vf);
+	if (f)
+		hca = f->spec.hca;
+	spin_unlock_irqrestore(&function_lock, flags);
+	if (!hca)
+		return -ENODEV;
+	dev = vhca_config_probe(hca, &pdev->dev, vf);
+	if (IS_ERR(dev))
+		return PTR_ERR(dev);
+	pci_set_drvdata(pdev, dev);
+	return 0;
+}
+
+static void remove(struct pci_dev *pdev)
+{
+	if (!pdev->is_virtfn)
+		pci_disable_sriov(pdev);
+	vhca_config_remove(pci_get_drvdata(pdev));
+}
+
+/* Whatever has no driver; probe() takes those on buses of ours. */
+static const struct pci_device_id ids[] = {
+	{ PCI_DEVICE(PCI_ANY_ID, PCI_ANY_ID) },
+	{ }
+};
+
+static struct pci_driver driver = {
+	.id_table = ids,
+	.probe = probe,
+	.remove = remove,
+	.sriov_configure = pci_sriov_configure_simple,
+};
+
+int vhca_pci_init(const char *name)
+{
+	driver.name = name;
+	return pci_register_driver(&driver);
+}
+
+void vhca_pci_exit(void)
+{
+	pci_unregister_driver(&driver);
+}
