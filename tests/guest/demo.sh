@@ -79,3 +79,31 @@ run "udevadm info -q property /sys/class/net/$first | grep ID_RDMA"
 say "Why is this module loaded?"
 run "/usr/libexec/rdma/rdma-load-modules --explain rdma_ucm"
 run "rdma link delete rail0; rdma link delete rxe1; udevadm settle"
+
+say "InfiniBand. Two cards with two ports each, on a switch; a subnet manager, Debian's opensm, brings them up."
+rm /etc/rdma/rdma.toml.d/50-rails.toml
+cat >/etc/rdma/rdma.toml.d/50-rails.toml <<END
+[[device]]
+match = { path = "pci-0002:*" }
+name = "storage"
+END
+modprobe vhca && { mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config; }
+hcas=/sys/kernel/config/vhca/hcas
+for function in 0001:a1:00.0 0002:41:00.0; do
+    mkdir "$hcas/$function" && echo $function >"$hcas/$function/function" && echo 2 >"$hcas/$function/ports"
+    echo 1 >"$hcas/$function/live"
+done
+udevadm settle
+run "rdma link"
+run "cat /etc/rdma/rdma.toml.d/50-rails.toml; for d in /sys/class/infiniband/*; do udevadm info -q property \$d | grep 'ID_RDMA_NAME\|KERNEL_NAME' | xargs; done"
+opensm -B -s 1 -g "0x$(cat $hcas/0001:a1:00.0/port1/guid)" -f /run/opensm.log >/dev/null </dev/null
+until [ "$(cat /sys/class/infiniband/*/ports/*/state | grep -c ACTIVE)" = 4 ]; do sleep 0.1; done
+run "ibnetdiscover -l; ibstat -p; sminfo"
+run "find /dev/infiniband/by-port-guid -type l -printf '%P -> %l\n' | sort"
+
+say "The card with the name 'storage' is pulled out while a program has it open."
+stdbuf -oL ibv_asyncwatch -d storage 2>&1 | sed 's/^/    ibv_asyncwatch: /' &
+sleep 1
+run "echo 1 >/sys/bus/pci/devices/0002:41:00.0/remove; udevadm settle"
+run "rdma dev; systemctl list-units --plain --no-legend --type=device | grep -c storage || true"
+run "echo 1 >/sys/bus/pci/rescan; udevadm settle; rdma dev"

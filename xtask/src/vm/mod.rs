@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
 pub(crate) use qemu::Guest;
@@ -47,6 +47,12 @@ pub(crate) struct Options {
     /// Number of virtio NICs; they are on one Ethernet segment.
     #[arg(long, default_value_t = 2)]
     pub(crate) nic: u8,
+    /// Virtual InfiniBand HCAs to plug in, with so many ports each.
+    #[arg(long, value_name = "N[xP]", value_parser = hcas)]
+    pub(crate) hca: Option<(u8, u8)>,
+    /// Have opensm bring their ports up.
+    #[arg(long, requires = "hca")]
+    pub(crate) sm: bool,
     /// Memory in MiB.
     #[arg(long, default_value_t = 4096)]
     pub(crate) mem: u32,
@@ -70,6 +76,8 @@ impl Options {
             suite,
             boot,
             nic: 2,
+            hca: None,
+            sm: false,
             mem: 4096,
             timeout,
             cold: false,
@@ -80,6 +88,15 @@ impl Options {
 
     fn deadline(&self) -> Duration {
         Duration::from_secs(self.timeout)
+    }
+}
+
+/// `2x2`: two HCAs with two ports each; `3`: three with one.
+fn hcas(text: &str) -> Result<(u8, u8), String> {
+    let (hcas, ports) = text.split_once('x').unwrap_or((text, "1"));
+    match (hcas.parse(), ports.parse()) {
+        (Ok(hcas @ 1..), Ok(ports @ 1..=4)) => Ok((hcas, ports)),
+        _ => Err("N or NxP, N from 1 on and P from 1 to 4, such as 2x2".into()),
     }
 }
 
@@ -99,11 +116,21 @@ pub(crate) fn boot(repo: &Path, options: &Options) -> Result<Guest> {
 /// Runs a script in a guest of its own; its exit status.
 pub(crate) fn exec(repo: &Path, options: &Options, script: &str) -> Result<i32> {
     let mut guest = boot(repo, options)?;
+    if let Some((hcas, ports)) = options.hca {
+        let sm = if options.sm { "sm" } else { "" };
+        let fabric = format!("/usr/lib/lab/fabric {hcas} {ports} {sm}");
+        let status = guest.run(&fabric, &mut io::stdout().lock(), &mut io::stderr().lock())?;
+        ensure!(status == 0, "the InfiniBand fabric did not come up");
+    }
     guest.run(script, &mut io::stdout().lock(), &mut io::stderr().lock())
 }
 
 /// A guest whose serial console is this terminal.
 pub(crate) fn shell(repo: &Path, options: &Options) -> Result<()> {
+    ensure!(
+        options.hca.is_none(),
+        "a shell has no HCAs at first: run `/usr/lib/lab/fabric 2 2 sm` in it"
+    );
     let image = image(repo, options.suite)?;
     let payload = payload::make(repo, &image, options.boot)?;
     println!("Ctrl-A X ends the guest.");

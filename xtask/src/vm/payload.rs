@@ -54,6 +54,7 @@ pub(crate) fn make(repo: &Path, image: &Path, boot: Boot) -> Result<PathBuf> {
         fs::copy(bin.join(program), lab.join(program))
             .with_context(|| format!("cannot copy the program '{program}'"))?;
     }
+    fs::copy(repo.join("tests/guest/fabric.sh"), lab.join("fabric"))?;
     fs::write(units.join("lab-agent.service"), AGENT_UNIT)?;
     std::os::unix::fs::symlink(
         "../lab-agent.service",

@@ -33,6 +33,9 @@ struct Round {
     /// The same with a umad node, too.
     udev_umad: f64,
     uevents_umad: f64,
+    /// The same for an InfiniBand HCA: uverbs, umad and issm.
+    udev_hca: f64,
+    uevents_hca: f64,
 }
 
 /// Where this suite lies, and where rdma-core's part is kept meanwhile.
@@ -78,6 +81,8 @@ fn main() -> Result<()> {
         ("  of it, for each uevent", |r| r.udev / r.uevents),
         ("CPU time of udev for a device with uverbs and umad", |r| r.udev_umad),
         ("  of it, for each uevent", |r| r.udev_umad / r.uevents_umad),
+        ("CPU time of udev for an InfiniBand HCA", |r| r.udev_hca),
+        ("  of it, for each uevent", |r| r.udev_hca / r.uevents_hca),
     ] {
         let (ours, theirs) = (median(Suite::Ours, figure), median(Suite::RdmaCore, figure));
         println!(
@@ -100,23 +105,36 @@ fn measure() -> Result<Round> {
     })?;
     let to_target = start.elapsed().as_secs_f64() * 1000.0;
     sh("udevadm settle")?;
-    let (udev, uevents) = add_devices()?;
+    let (udev, uevents) = cost_of(add_devices)?;
     sh(&format!("for n in $(seq {DEVICES}); do rdma link delete rxe$n; done; udevadm settle"))?;
     sh("modprobe ib_umad; udevadm settle")?;
-    let (udev_umad, uevents_umad) = add_devices()?;
+    let (udev_umad, uevents_umad) = cost_of(add_devices)?;
     sh("for d in $(ls /sys/class/infiniband); do rdma link delete $d; done; udevadm settle")?;
-    Ok(Round { to_target, udev, uevents, udev_umad, uevents_umad })
+    let (udev_hca, uevents_hca) = cost_of(add_hcas)?;
+    sh("rmdir /sys/kernel/config/vhca/hcas/*; udevadm settle")?;
+    Ok(Round { to_target, udev, uevents, udev_umad, uevents_umad, udev_hca, uevents_hca })
 }
 
-/// Adds all devices but the first, under names that rdma-core, too, knows for RoCE; for each the CPU time of udev, in milliseconds, and the uevents.
-fn add_devices() -> Result<(f64, f64)> {
+/// What it costs to add that many devices; for each the CPU time of udev, in milliseconds, and the uevents.
+fn cost_of(add: fn() -> Result<()>) -> Result<(f64, f64)> {
+    sh("modprobe vhca; udevadm settle")?;
     let (before, events_before) = (udev_cpu()?, uevents()?);
-    for n in 1..=DEVICES {
-        sh(&format!("rdma link add rxe{n} type rxe netdev lab{n}"))?;
-    }
+    add()?;
     sh("udevadm settle")?;
     let devices = DEVICES as f64;
     Ok(((udev_cpu()? - before) / 1000.0 / devices, (uevents()? - events_before) / devices))
+}
+
+/// All software devices but the first, under names that rdma-core, too, knows for RoCE.
+fn add_devices() -> Result<()> {
+    (1..=DEVICES).try_for_each(|n| sh(&format!("rdma link add rxe{n} type rxe netdev lab{n}")))
+}
+
+/// As many HCAs, without a PCI function and so without a name by path.
+fn add_hcas() -> Result<()> {
+    (1..=DEVICES).try_for_each(|n| {
+        sh(&format!("h=/sys/kernel/config/vhca/hcas/{n}; mkdir $h && echo 1 >$h/live"))
+    })
 }
 
 fn uevents() -> Result<f64> {
@@ -127,7 +145,7 @@ fn uevents() -> Result<f64> {
 fn unload() -> Result<()> {
     sh("systemctl stop 'rdma-load-modules@*' rdma-hw.target rdma-ndd ibacm.service ibacm.socket iwpmd srp_daemon 2>/dev/null
         for i in 1 2 3 4 5 6; do
-            for m in rdma_rxe ib_isert ib_iser ib_srp ib_srpt rpcrdma nvme_rdma nvmet_rdma rds_rdma ib_ipoib rdma_ucm ib_umad ib_uverbs rdma_cm iw_cm ib_cm ib_core; do
+            for m in vhca rdma_rxe ib_isert ib_iser ib_srp ib_srpt rpcrdma nvme_rdma nvmet_rdma rds_rdma ib_ipoib rdma_ucm ib_umad ib_uverbs rdma_cm iw_cm ib_cm ib_core; do
                 rmmod $m 2>/dev/null
             done
         done

@@ -71,7 +71,7 @@ fn garbage_list(bed: &mut Bed) -> Result<()> {
 fn no_ib_core(bed: &mut Bed) -> Result<()> {
     bed.file("/etc/modprobe.d/lab.conf", "install ib_core /bin/false\n")?;
     sh("for i in 1 2 3 4 5 6 7 8; do
-            for m in $(ls /sys/module | grep -E '^(ib|iw|rds)_|rdma|siw'); do rmmod $m 2>/dev/null; done
+            for m in $(ls /sys/module | grep -E '^(ib|iw|rds)_|rdma|siw|vhca'); do rmmod $m 2>/dev/null; done
         done
         [ ! -e /sys/module/ib_core ] || { lsmod; exit 1; }")?;
     let output = helper(&["device", "mlx5_0"])?;

@@ -36,6 +36,8 @@ pub(crate) struct Bed {
     cursor: String,
     /// Files and directories that the test made and that must be gone after it.
     made: Vec<String>,
+    /// Units that the test has started.
+    started: Vec<&'static str>,
     /// Parts of warnings that the test provokes.
     provoked: Vec<&'static str>,
 }
@@ -53,7 +55,14 @@ impl Bed {
         .lines()
         .find_map(|l| l.strip_prefix("-- cursor: ").map(str::to_owned))
         .context("the journal has no cursor")?;
-        let mut bed = Self { boot, nics: nics()?, cursor, made: Vec::new(), provoked: Vec::new() };
+        let mut bed = Self {
+            boot,
+            nics: nics()?,
+            cursor,
+            made: Vec::new(),
+            started: Vec::new(),
+            provoked: Vec::new(),
+        };
         let outcome = test(&mut bed).and_then(|()| bed.nothing_wrong());
         let cleaned = bed.clean();
         outcome.and(cleaned)
@@ -63,7 +72,12 @@ impl Bed {
         for path in self.made.drain(..) {
             sh(&format!("rm -rf '{path}'"))?;
         }
-        sh("for d in $(ls /sys/class/infiniband 2>/dev/null); do rdma link delete $d; done
+        for unit in self.started.drain(..) {
+            // One that has ended is gone.
+            sh(&format!("systemctl stop {unit} 2>/dev/null || true"))?;
+        }
+        sh("for h in $(ls -d /sys/kernel/config/vhca/hcas/* 2>/dev/null); do rmdir $h; done
+            for d in $(ls /sys/class/infiniband 2>/dev/null); do rdma link delete $d; done
             for n in $(ls -d /sys/class/net/lab* 2>/dev/null); do ip link delete ${n##*/}; done
             udevadm control --reload; systemctl daemon-reload; systemctl reset-failed; udevadm settle")?;
         wait_for("rdma-hw.target stops with the last device", || {
@@ -85,6 +99,11 @@ impl Bed {
     /// Has a path removed when the test is over.
     pub(crate) fn remove_later(&mut self, path: &str) {
         self.made.push(path.to_owned());
+    }
+
+    /// Has a unit stopped when the test is over.
+    pub(crate) fn stop_later(&mut self, unit: &'static str) {
+        self.started.push(unit);
     }
 
     /// Has warnings that contain `part` accepted: the test provokes them.

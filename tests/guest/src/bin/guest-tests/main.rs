@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod bed;
+mod hca;
 mod hotplug;
 mod many;
 mod modules;
@@ -51,10 +52,11 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 8] = [
+    let tables: [&[Test]; 9] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
+        hca::TESTS,
         modules::TESTS,
         many::TESTS,
         netlink::TESTS,

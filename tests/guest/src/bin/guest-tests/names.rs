@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("a_replay_of_add_changes_nothing", "rdma-core exports no identity", replay),
 ];
 
-const CONFIG: &str = "/etc/rdma/rdma.toml.d/90-lab.toml";
+pub(crate) const CONFIG: &str = "/etc/rdma/rdma.toml.d/90-lab.toml";
 const OWN_RULES: &str = "/etc/udev/rules.d/60-rdma-persistent-naming.rules";
 
 fn entry(netdev: &str, name: &str) -> String {
