@@ -12,6 +12,7 @@
 
 #define PCIE_CAP	0x40
 #define SRIOV_CAP	0x100
+#define MULTI_FUNCTION	0x80	/* of the header type; PCI_HEADER_TYPE_MFD is newer than 6.1 */
 #define VF_OFFSET	8	/* the first virtual function is this far from its physical one */
 
 struct soft_function {
@@ -130,7 +131,7 @@ static void make_config(struct soft_function *f)
 	set_config(f, PCI_DEVICE_ID, 2, spec->device);
 	set_config(f, PCI_STATUS, 2, PCI_STATUS_CAP_LIST);
 	set_config(f, PCI_CLASS_REVISION, 4, spec->class << 8);
-	set_config(f, PCI_HEADER_TYPE, 1, spec->multi_function ? PCI_HEADER_TYPE_MFD : 0);
+	set_config(f, PCI_HEADER_TYPE, 1, spec->multi_function ? MULTI_FUNCTION : 0);
 	set_config(f, PCI_SUBSYSTEM_VENDOR_ID, 2, spec->vendor);
 	set_config(f, PCI_CAPABILITY_LIST, 1, PCIE_CAP);
 	set_config(f, PCIE_CAP, 2, PCI_CAP_ID_EXP);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! InfiniBand: virtual HCAs (`tests/vhca`) on a switch that Debian's own opensm manages.
+//! InfiniBand HCAs (`tests/vhca`): properties, links, names and units of devices with several ports and nodes.
 
 use std::fs;
 
@@ -19,19 +19,17 @@ pub(crate) const TESTS: &[Test] = &[
     better("hca_with_zero_guid_has_no_links", "rdma-core has no by-port-guid links", zero_guid),
     better("hca_port_guids_do_not_flap", "rdma-core has no by-port-guid links", equal_guids),
     better("ipoib_knows_its_rdma_device", "rdma-core does not describe netdevs", ipoib),
-    both("opensm_and_the_diagnostics", diagnostics),
-    both("verbs_programs_over_infiniband", verbs),
-    both("srp_and_nvme_over_infiniband", storage),
+    better("infiniband_beside_roce", "rdma-core exports no identity", beside_roce),
     both("hca_unplugged_in_use", unplug_in_use),
     both("functions_are_named_by_path", names_by_path),
     better("virtual_functions_come_and_go", "D2: a VF gets the name of its PF", virtual_functions),
     better("function_removed_and_rescanned", "rdma-core has no by-port-guid links", rescan),
 ];
 
-const VHCA: &str = "/sys/kernel/config/vhca";
+pub(crate) const VHCA: &str = "/sys/kernel/config/vhca";
 
 /// Plugs in an HCA; its name in the kernel, or the one that udev has given it.
-fn plug(hca: &str, ports: u8, settings: &[(&str, &str)]) -> Result<String> {
+pub(crate) fn plug(hca: &str, ports: u8, settings: &[(&str, &str)]) -> Result<String> {
     sh(
         "modprobe vhca; mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config",
     )?;
@@ -45,22 +43,22 @@ fn plug(hca: &str, ports: u8, settings: &[(&str, &str)]) -> Result<String> {
     device(hca)
 }
 
-fn live(hca: &str, live: bool) -> Result<()> {
+pub(crate) fn live(hca: &str, live: bool) -> Result<()> {
     fs::write(format!("{VHCA}/hcas/{hca}/live"), if live { "1" } else { "0" })?;
     sh("udevadm settle")?;
     Ok(())
 }
 
-fn device(hca: &str) -> Result<String> {
+pub(crate) fn device(hca: &str) -> Result<String> {
     Ok(fs::read_to_string(format!("{VHCA}/hcas/{hca}/ibdev"))?.trim().to_owned())
 }
 
-fn guid(hca: &str, port: u8) -> Result<String> {
+pub(crate) fn guid(hca: &str, port: u8) -> Result<String> {
     Ok(fs::read_to_string(format!("{VHCA}/hcas/{hca}/port{port}/guid"))?.trim().to_owned())
 }
 
 /// Starts opensm on an HCA's first port; it goes with the test. All ports are ACTIVE then.
-fn subnet_manager(bed: &mut Bed, hca: &str) -> Result<()> {
+pub(crate) fn subnet_manager(bed: &mut Bed, hca: &str) -> Result<()> {
     sh("modprobe ib_umad; udevadm settle")?;
     // It acts on about ten traps in a row, and then waits for its next sweep: let that be soon.
     sh(&format!(
@@ -75,7 +73,7 @@ fn subnet_manager(bed: &mut Bed, hca: &str) -> Result<()> {
 }
 
 /// The IPoIB interface of a port.
-fn netdev(device: &str, port: u8) -> Result<String> {
+pub(crate) fn netdev(device: &str, port: u8) -> Result<String> {
     let name = sh(&format!(
         "for n in /sys/class/net/*; do
              [ \"$(cat $n/type)\" = 32 ] && [ $(($(cat $n/dev_port) + 1)) = {port} ] &&
@@ -217,135 +215,24 @@ fn ipoib(_: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-/// That the lab is what the tests take it for.
-fn diagnostics(bed: &mut Bed) -> Result<()> {
-    let a = plug("a", 2, &[])?;
-    plug("b", 2, &[])?;
-    subnet_manager(bed, "a")?;
-    let lid = |hca: &str, port: u8| -> Result<String> {
-        let device = device(hca)?;
-        sh(&format!("printf %d $(cat /sys/class/infiniband/{device}/ports/{port}/lid)"))
-    };
-    let (from, to) = (lid("a", 1)?, lid("b", 1)?);
-    let switch = sh("ibswitches | sed 's/.* lid \\([0-9]*\\) .*/\\1/'")?;
-    for (command, found) in [
-        ("ibstat", "State: Active"),
-        ("ibnetdiscover", "Switch\t36"),
-        ("iblinkinfo", "Active/  LinkUp"),
-        ("sminfo", "SMINFO_MASTER"),
-        ("saquery", "NodeRecord"),
-        (&format!("smpquery nodeinfo {to}"), "Channel Adapter"),
-        ("smpquery -D nodeinfo 0,1", "Switch"),
-        (&format!("smpquery -c nodeinfo {switch} 0,3"), "Channel Adapter"),
-        (&format!("perfquery {to}"), "PortXmitData"),
-        ("ibqueryerrors || true", "Summary"),
-        (&format!("ibtracert {from} {to}"), "switch port"),
+/// Each device is what it is, and each list is loaded.
+fn beside_roce(bed: &mut Bed) -> Result<()> {
+    let hca = plug("a", 1, &[])?;
+    super::bed::plug("rxe", "rxe0", &bed.nics[0])?;
+    for (device, flag, other) in [
+        (hca.as_str(), "ID_RDMA_INFINIBAND", "ID_RDMA_ROCE"),
+        ("rxe0", "ID_RDMA_ROCE", "ID_RDMA_INFINIBAND"),
     ] {
-        let text = sh(command)?;
-        ensure!(text.contains(found), "`{command}` does not say '{found}': {text}");
+        ensure!(device_property(device, flag)? == "1", "{device} has no {flag}");
+        ensure!(device_property(device, other)?.is_empty(), "{device} has {other}");
     }
-    // A cable is pulled and put back; opensm is told by trap 128.
-    for (state, link) in [("DOWN", "down"), ("ACTIVE", "up")] {
-        fs::write(format!("{VHCA}/hcas/a/port2/link"), link)?;
-        wait_for(&format!("port 2 is {state}"), || {
-            Ok(sh(&format!("cat /sys/class/infiniband/{a}/ports/2/state"))?.contains(state))
-        })?;
-    }
-    // What opens issm is seen as a subnet manager by all, while it has it open.
-    let caps = sh(&format!("cat /sys/class/infiniband/{a}/ports/1/cap_mask"))?;
-    let caps = u32::from_str_radix(caps.trim_start_matches("0x"), 16)?;
-    ensure!(caps & 2 != 0, "IsSM is not set: {caps:#x}");
+    wait_active("rdma-load-modules@infiniband.service")?;
+    wait_active("rdma-load-modules@roce.service")?;
+    // With the last device of a kind its list goes, and the target stays.
+    live("a", false)?;
+    wait_inactive("rdma-load-modules@infiniband.service")?;
+    ensure!(unit_state("rdma-hw.target") == "active", "the target stopped with a device left");
     Ok(())
-}
-
-fn verbs(bed: &mut Bed) -> Result<()> {
-    sh("modprobe -a rdma_ucm ib_ipoib")?;
-    let (a, b) = (plug("a", 1, &[])?, plug("b", 1, &[])?);
-    subnet_manager(bed, "a")?;
-    for kind in ["rc", "uc", "ud", "srq"] {
-        sh(&format!(
-            "timeout 30 ibv_{kind}_pingpong -d {a} -n 200 >/dev/null & sleep 0.5
-             timeout 30 ibv_{kind}_pingpong -d {b} -n 200 127.0.0.1 >/dev/null && wait $!"
-        ))?;
-    }
-    let (ib_a, ib_b) = (netdev(&a, 1)?, netdev(&b, 1)?);
-    sh(&format!(
-        "ip netns add lab-peer; ip link set {ib_b} netns lab-peer
-         ip addr add 10.9.0.1/24 dev {ib_a}; ip link set {ib_a} up
-         ip -n lab-peer addr add 10.9.0.2/24 dev {ib_b}; ip -n lab-peer link set {ib_b} up"
-    ))?;
-    let outcome = wait_for("the peer answers over IPoIB", || {
-        Ok(sh("ping -c 1 -W 1 10.9.0.2 >/dev/null && echo yes || echo no")? == "yes")
-    })
-    .and_then(|()| {
-        sh("ping -q -c 5 -i 0.2 -s 1900 10.9.0.2
-            timeout 30 rping -s -a 10.9.0.1 -C 5 & sleep 0.5
-            timeout 30 ip netns exec lab-peer rping -c -a 10.9.0.1 -C 5 && wait $!")
-    });
-    sh("ip netns delete lab-peer")?;
-    outcome.map(drop)
-}
-
-/// What is written to an SRP disk and to an NVMe namespace comes back.
-fn storage(bed: &mut Bed) -> Result<()> {
-    for part in ["ib_srp", "Unable to load target_core", "nvme nvme", "MODE SENSE"] {
-        bed.provokes(part);
-    }
-    sh("modprobe -a ib_umad ib_ipoib")?;
-    let (a, b) = (plug("a", 1, &[])?, plug("b", 1, &[])?);
-    subnet_manager(bed, "a")?;
-    sh(&format!(
-        "ip addr add 10.9.2.1/24 dev {0}; ip link set {0} up; ip addr add 10.9.3.1/24 dev {1}; ip link set {1} up",
-        netdev(&a, 1)?,
-        netdev(&b, 1)?
-    ))?;
-    let (initiator, target) = (guid("a", 1)?, guid("b", 1)?);
-    let outcome = sh(&format!(
-        "set -e
-         modprobe -a ib_srpt target_core_file sd_mod ib_srp nvmet_rdma nvme_rdma
-         truncate -s 16M /run/lab/disk /run/lab/namespace
-         dd if=/dev/urandom of=/run/lab/data bs=1M count=4 2>/dev/null
-         same() {{
-             until [ -b $1 ]; do sleep 0.1; done
-             dd if=/run/lab/data of=$1 bs=1M oflag=direct 2>/dev/null
-             dd if=$1 bs=1M count=4 iflag=direct 2>/dev/null | cmp - /run/lab/data
-         }}
-         cd /sys/kernel/config/target
-         mkdir -p core/fileio_0/disk
-         echo fd_dev_name=/run/lab/disk,fd_dev_size=16777216 >core/fileio_0/disk/control
-         echo 1 >core/fileio_0/disk/enable
-         gid=fe80000000000000{target}
-         mkdir -p srpt/0x$gid/0x$gid; cd srpt/0x$gid/0x$gid
-         mkdir lun/lun_0; ln -s /sys/kernel/config/target/core/fileio_0/disk lun/lun_0/disk
-         mkdir acls/0x0000000000000000{initiator}; mkdir acls/0x0000000000000000{initiator}/lun_0
-         ln -s $PWD/lun/lun_0 acls/0x0000000000000000{initiator}/lun_0/lun
-         echo 1 >enable
-         id=$(sed s/0x// /sys/module/ib_srpt/parameters/srpt_service_guid)
-         echo id_ext=$id,ioc_guid=$id,dgid=$gid,pkey=ffff,service_id=$id >/sys/class/infiniband_srp/srp-{a}-1/add_target
-         same /dev/sda
-         cd /sys/kernel/config/nvmet
-         mkdir subsystems/lab; echo 1 >subsystems/lab/attr_allow_any_host
-         mkdir subsystems/lab/namespaces/1
-         echo -n /run/lab/namespace >subsystems/lab/namespaces/1/device_path
-         echo 1 >subsystems/lab/namespaces/1/enable
-         mkdir ports/1; echo rdma >ports/1/addr_trtype; echo ipv4 >ports/1/addr_adrfam
-         echo 10.9.3.1 >ports/1/addr_traddr; echo 4420 >ports/1/addr_trsvcid
-         ln -s $PWD/subsystems/lab ports/1/subsystems/lab
-         nvme connect -t rdma -a 10.9.3.1 -s 4420 -n lab -i 2
-         same /dev/nvme0n1"
-    ));
-    sh("nvme disconnect -n lab
-        for r in /sys/class/srp_remote_ports/*/delete; do [ ! -e $r ] || echo 1 >$r; done
-        cd /sys/kernel/config/nvmet
-        rm -f ports/1/subsystems/lab; rmdir ports/1 subsystems/lab/namespaces/1 subsystems/lab
-        cd /sys/kernel/config/target
-        for t in srpt/0x*/0x*; do
-            echo 0 >$t/enable; rm -f $t/acls/*/lun_0/lun; rmdir $t/acls/*/lun_0 $t/acls/0x*
-            rm -f $t/lun/lun_0/disk; rmdir $t/lun/lun_0 $t ${t%/*}
-        done
-        rmdir core/fileio_0/disk core/fileio_0
-        rm -f /run/lab/disk /run/lab/namespace /run/lab/data; udevadm settle; true")?;
-    outcome.map(drop)
 }
 
 /// opensm, an IPoIB session and a reader of umad are there when their HCA goes.

@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod bed;
+mod fabric;
 mod hca;
 mod hotplug;
 mod many;
@@ -52,11 +53,12 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 9] = [
+    let tables: [&[Test]; 10] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
         hca::TESTS,
+        fabric::TESTS,
         modules::TESTS,
         many::TESTS,
         netlink::TESTS,

@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `rdma_verbs::netlink` against the kernel itself.
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdma_verbs::DevIndex;
 use rdma_verbs::netlink::{Event, Monitor, Notice, Reason, Socket};
 
-use super::bed::{Bed, sh};
+use super::bed::{Bed, sh, wait_for};
+use super::hca::plug;
 use super::{Test, both};
 
 pub(crate) const TESTS: &[Test] = &[
     both("netlink_makes_renames_and_removes_devices", life),
     both("netlink_refusals_are_told_apart", refusals),
+    both("netlink_moves_devices_between_namespaces", namespaces),
     both("netlink_monitor_tells_what_happens", monitor),
     both("netlink_monitor_lists_anew_when_events_are_lost", lost_events),
 ];
@@ -45,9 +49,41 @@ fn life(bed: &mut Bed) -> Result<()> {
     socket.rename(made, "renamed")?;
     ensure!(sh("ls /sys/class/infiniband")? == "renamed", "SET");
     ensure!(socket.system()?.netns_shared == Some(true), "SYS_GET");
+    if let Some(before) = socket.system()?.privileged_qkey {
+        for on in [!before, before] {
+            socket.set_privileged_qkey(on)?;
+            ensure!(socket.system()?.privileged_qkey == Some(on), "SYS_SET of privileged-qkey");
+        }
+    }
     socket.delete_link(made)?;
     ensure!(socket.device(made)?.is_none(), "DELLINK");
     Ok(())
+}
+
+/// An HCA, as rxe goes with its netdev and cannot be moved.
+fn namespaces(_: &mut Bed) -> Result<()> {
+    let mut socket = Socket::open()?;
+    socket.set_netns_shared(false)?;
+    let outcome = namespaces_with(&mut socket);
+    sh("ip netns delete lab-ns 2>/dev/null || true")?;
+    socket.set_netns_shared(true)?;
+    ensure!(socket.system()?.netns_shared == Some(true), "SYS_SET");
+    outcome
+}
+
+fn namespaces_with(socket: &mut Socket) -> Result<()> {
+    let name = plug("a", 1, &[])?;
+    let hca = index(socket, &name)?;
+    sh("ip netns add lab-ns")?;
+    let busy = socket.set_netns_shared(true).expect_err("there is another namespace");
+    ensure!(!busy.to_string().is_empty(), "no reason");
+    socket.set_netns(hca, File::open("/run/netns/lab-ns")?.as_fd())?;
+    ensure!(socket.device(hca)?.is_none(), "it is still here");
+    let there = sh("ip netns exec lab-ns rdma dev")?;
+    ensure!(there.contains(&name), "it is not there: {there}");
+    // It comes back when the namespace goes.
+    sh("ip netns delete lab-ns")?;
+    wait_for("the device is back", || Ok(socket.device(hca)?.is_some()))
 }
 
 fn refusals(bed: &mut Bed) -> Result<()> {
