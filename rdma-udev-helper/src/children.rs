@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use rdma_config::Root;
 use rdma_udev_helper::claims::claim;
 use rdma_udev_helper::properties::Properties;
-use rdma_udev_helper::state::replace;
+use rdma_udev_helper::state::{Status, replace};
 use rdma_verbs::sysfs::{self, Node};
 use rdma_verbs::{DevIndex, Guid, PortNum};
 
@@ -44,6 +44,13 @@ pub(crate) fn announce(world: &World, look: &Look) -> Result<()> {
         p.set_some("ID_RDMA_PORT_GUID", port.guid);
         let dir = world.sysfs.class_dir("net", &netdev.name);
         tell(world, &format!("net/{}", netdev.index), &dir, &p, new_name)?;
+    }
+    // IPoIB interfaces ask for themselves; those that have asked under the old name ask again.
+    if look.state.status == Status::Renamed && new_name {
+        for netdev in world.sysfs.ipoib_interfaces(&look.device.name) {
+            // Gone since: then there is nothing to look at.
+            sysfs::announce_change(&world.sysfs.class_dir("net", &netdev)).ok();
+        }
     }
     Ok(())
 }

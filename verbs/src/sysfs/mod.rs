@@ -144,6 +144,15 @@ impl Sysfs {
         Ok(Some((Node { device, port: Some(port) }, pkey)))
     }
 
+    /// The IPoIB interfaces of an RDMA device, by name. One whose files cannot be used is left out.
+    #[must_use]
+    pub fn ipoib_interfaces(&self, device: &str) -> Vec<String> {
+        entries(&self.root.join("class/net"))
+            .filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned()))
+            .filter(|name| matches!(self.ipoib(name), Ok(Some((node, _))) if node.device == device))
+            .collect()
+    }
+
     fn port(&self, device: &str, port: PortNum) -> PathBuf {
         self.device(device).join("ports").join(port.to_string())
     }
@@ -289,6 +298,7 @@ mod tests {
         let node = Node { device: "mlx5_0".into(), port: Some(PortNum(2)) };
         assert_eq!(sysfs.ipoib("ib0").unwrap(), Some((node.clone(), 0xffff)));
         assert_eq!(sysfs.ipoib("child").unwrap(), Some((node, 0x8001)));
+        assert_eq!(sysfs.ipoib_interfaces("mlx5_0"), ["child", "ib0"]);
         assert_eq!(sysfs.ipoib("orphan").unwrap(), None);
         assert!(sysfs.ipoib("odd").is_err());
         assert_eq!(sysfs.ipoib("eth0").unwrap(), None);

@@ -136,7 +136,7 @@ fn two_ports(_: &mut Bed) -> Result<()> {
 
 /// The nodes of ib_umad are announced before their device, and so under the name it is about to lose.
 fn rename(bed: &mut Bed) -> Result<()> {
-    sh("modprobe ib_umad")?;
+    sh("modprobe -a ib_umad ib_ipoib")?;
     if bed.boot == Boot::Ours {
         let entry = "[[device]]\nmatch = { board-id = 'RAIL*' }\nname = 'rail0'\n";
         bed.file(CONFIG, entry)?;
@@ -161,6 +161,11 @@ fn rename(bed: &mut Bed) -> Result<()> {
         }
     }
     ensure!(device_property("rail0", "ID_RDMA_NAME_STATUS")? == "renamed", "not told as renamed");
+    for port in [1, 2] {
+        let netdev = netdev("rail0", port)?;
+        let of = property(&format!("/sys/class/net/{netdev}"), "ID_RDMA_DEV")?;
+        ensure!(of == "rail0", "{netdev} says that it is of '{of}'");
+    }
     Ok(())
 }
 
