@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -174,14 +175,26 @@ pub(crate) fn sh(command: &str) -> Result<String> {
     Ok(stdout)
 }
 
-/// Waits until something is so, with a deadline that only a broken guest reaches.
+/// Seconds that [`wait_for`] waits: so many that only a broken guest reaches them.
+static PATIENCE: AtomicU64 = AtomicU64::new(30);
+
+/// Waits no longer than that, where a test is known to fail.
+pub(crate) fn patience(seconds: u64) {
+    PATIENCE.store(seconds, Ordering::Relaxed);
+}
+
+/// Waits until something is so.
 pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
+    let patience = PATIENCE.load(Ordering::Relaxed);
     loop {
         if is_so()? {
             return Ok(());
         }
-        ensure!(start.elapsed() < Duration::from_secs(30), "still not so after 30 s: {what}");
+        ensure!(
+            start.elapsed() < Duration::from_secs(patience),
+            "still not so after {patience} s: {what}"
+        );
         #[expect(
             clippy::disallowed_methods,
             reason = "a test may look again, the product may not"

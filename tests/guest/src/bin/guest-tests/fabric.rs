@@ -99,7 +99,7 @@ fn hand_over(bed: &mut Bed) -> Result<()> {
     master("a")
 }
 
-/// Ports on another switch are in another subnet, with LIDs of its own.
+/// Ports on another switch are in another subnet.
 fn two_subnets(bed: &mut Bed) -> Result<()> {
     sh(&format!(
         "modprobe vhca; mountpoint -q /sys/kernel/config || mount -t configfs c /sys/kernel/config; mkdir {VHCA}/switches/other"
@@ -128,7 +128,6 @@ fn two_subnets_with(bed: &mut Bed) -> Result<()> {
         let nodes = sh(&format!("ibnetdiscover -l -C {a} -P {port}"))?;
         ensure!(nodes.matches("Switch").count() == 1, "port {port} sees {nodes}");
         ensure!(nodes.matches("Ca\t").count() == 2, "port {port} sees {nodes}");
-        ensure!(lid("a", port)? == "1", "LID of port {port}: {}", lid("a", port)?);
         ensure!(nodes.contains("switch other") == (port == 2), "port {port} sees {nodes}");
     }
     Ok(())

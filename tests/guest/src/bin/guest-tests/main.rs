@@ -75,6 +75,8 @@ fn main() {
 
 fn run(test: &Test, boot: Boot) -> Result<(), Failed> {
     let start = std::time::Instant::now();
+    let known_to_fail = boot == Boot::RdmaCore && test.rdma_core_fails.is_some();
+    bed::patience(if known_to_fail { 10 } else { 30 });
     let outcome = Bed::with(boot, test.run);
     print!("({:.1} s) ", start.elapsed().as_secs_f32());
     match (boot, test.rdma_core_fails, outcome) {
