@@ -223,6 +223,8 @@ fn storage(bed: &mut Bed) -> Result<()> {
          mkdir subsystems/lab; echo 1 >subsystems/lab/attr_allow_any_host
          mkdir subsystems/lab/namespaces/1
          echo -n /run/lab/namespace >subsystems/lab/namespaces/1/device_path
+         # tmpfs of 6.1 has no direct I/O.
+         echo 1 >subsystems/lab/namespaces/1/buffered_io
          echo 1 >subsystems/lab/namespaces/1/enable
          mkdir ports/1; echo rdma >ports/1/addr_trtype; echo ipv4 >ports/1/addr_adrfam
          echo 10.9.3.1 >ports/1/addr_traddr; echo 4420 >ports/1/addr_trsvcid

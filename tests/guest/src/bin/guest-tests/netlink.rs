@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rdma_verbs::DevIndex;
 use rdma_verbs::netlink::{Event, Monitor, Notice, Reason, Socket};
 
-use super::bed::{Bed, sh, wait_for};
+use super::bed::{Bed, Boot, sh, wait_for};
 use super::hca::plug;
 use super::{Test, both};
 
@@ -61,9 +61,18 @@ fn life(bed: &mut Bed) -> Result<()> {
 }
 
 /// An HCA, as rxe goes with its netdev and cannot be moved.
-fn namespaces(_: &mut Bed) -> Result<()> {
+fn namespaces(bed: &mut Bed) -> Result<()> {
     let mut socket = Socket::open()?;
-    socket.set_netns_shared(false)?;
+    match socket.set_netns_shared(false) {
+        Err(error) if bed.boot == Boot::RdmaCore => {
+            // D28: whichever of its daemons is running has a network namespace of its own.
+            println!(
+                "netlink_moves_devices_between_namespaces: left out beside rdma-core: {error}"
+            );
+            return Ok(());
+        }
+        outcome => outcome?,
+    }
     let outcome = namespaces_with(&mut socket);
     sh("ip netns delete lab-ns 2>/dev/null || true")?;
     socket.set_netns_shared(true)?;
