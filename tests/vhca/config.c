@@ -6,7 +6,7 @@
  *	switches/NAME/	guid, description, ports
  *	hcas/NAME/	name, ports, node_guid, sys_image_guid, board_id, hca_type,
  *			fw_ver, description, driver, live, fatal, ibdev,
- *			function, vendor, device, class, vfs, multi_function
+ *			function, vendor, device, class, vfs, multi_function, ari
  *	hcas/NAME/portN/  guid, switch, link, state, drop, delay_ms
  *
  * One switch is always there: switches/default.
@@ -615,6 +615,7 @@ HCA_PCI(device, 0xffff);
 HCA_PCI(class, 0xffffff);
 HCA_PCI(vfs, 64);
 HCA_PCI(multi_function, 1);
+HCA_PCI(ari, 1);
 
 static ssize_t hca_fatal_store(struct config_item *item, const char *page, size_t count)
 {
@@ -663,6 +664,7 @@ static struct configfs_attribute *hca_attributes[] = {
 	&hca_attr_class,
 	&hca_attr_vfs,
 	&hca_attr_multi_function,
+	&hca_attr_ari,
 	NULL
 };
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * PCI functions made of software, for HCAs to sit on: a root bus for each bus
- * number in use, config space as an array, SR-IOV. Everything above is the
- * kernel's own: /sys/bus/pci, MODALIAS, remove and rescan, sriov_numvfs.
+ * number in use, config space as an array, SR-IOV; for ARI a root port before
+ * the bus. Everything above is the kernel's own: /sys/bus/pci, MODALIAS, remove
+ * and rescan, sriov_numvfs.
  *
  * Domain 0 belongs to the machine; these are in others.
  */
@@ -11,7 +12,8 @@
 #include "vhca.h"
 
 #define PCIE_CAP	0x40
-#define SRIOV_CAP	0x100
+#define ARI_CAP		0x100
+#define SRIOV_CAP	0x110
 #define MULTI_FUNCTION	0x80	/* of the header type; PCI_HEADER_TYPE_MFD is newer than 6.1 */
 #define VF_OFFSET	8	/* the first virtual function is this far from its physical one */
 
@@ -20,11 +22,18 @@ struct soft_function {
 	u8 config[PCI_CFG_SPACE_EXP_SIZE];
 };
 
+/**
+ * struct soft_bus - a bus with functions on it
+ * @root: the root bus: the functions' own, or the one of their root port
+ * @bus: the functions'
+ * @port: the root port, NULL without
+ */
 struct soft_bus {
 	struct list_head node;
 	struct pci_sysdata sysdata;
 	struct resource numbers;
-	struct pci_bus *bus;
+	struct pci_bus *root, *bus;
+	struct soft_function *port;
 	struct soft_function *function[256];
 };
 
@@ -66,6 +75,25 @@ static struct soft_function *physical(struct soft_bus *soft, u8 devfn, int *vf)
 	return NULL;
 }
 
+/* What answers at an address of either bus; a virtual function has none. */
+static struct soft_function *function_at(struct pci_bus *bus, unsigned int devfn)
+{
+	struct soft_bus *soft = to_soft(bus);
+
+	if (soft->port && bus->number == soft->numbers.start)
+		return devfn ? NULL : soft->port;
+	return soft->function[devfn];
+}
+
+/* Number of the next function, for whoever walks them; 0 after the last. */
+static u8 next_function(struct soft_bus *soft, unsigned int devfn)
+{
+	while (++devfn < ARRAY_SIZE(soft->function))
+		if (soft->function[devfn])
+			return devfn;
+	return 0;
+}
+
 static int config_read(struct pci_bus *bus, unsigned int devfn, int where, int size, u32 *value)
 {
 	struct soft_bus *soft = to_soft(bus);
@@ -76,8 +104,8 @@ static int config_read(struct pci_bus *bus, unsigned int devfn, int where, int s
 
 	*value = ~0U;
 	spin_lock_irqsave(&function_lock, flags);
-	f = soft->function[devfn];
-	if (!f) {
+	f = function_at(bus, devfn);
+	if (!f && bus->number == soft->numbers.end) {
 		f = physical(soft, devfn, &vf);
 		virtual = true;
 	}
@@ -93,6 +121,8 @@ static int config_read(struct pci_bus *bus, unsigned int devfn, int where, int s
 				byte = 0xff;
 			if (virtual && at >= SRIOV_CAP)
 				byte = 0;
+			if (f != soft->port && at == ARI_CAP + PCI_ARI_CAP + 1)
+				byte = virtual ? 0 : next_function(soft, devfn);
 			*value |= (u32)byte << 8 * i;
 		}
 	}
@@ -113,7 +143,7 @@ static int config_write(struct pci_bus *bus, unsigned int devfn, int where, int 
 	int i;
 
 	spin_lock_irqsave(&function_lock, flags);
-	f = to_soft(bus)->function[devfn];
+	f = function_at(bus, devfn);
 	for (i = 0; f && i < size; i++)
 		if (writable(where + i))
 			f->config[where + i] = value >> 8 * i;
@@ -137,6 +167,7 @@ static void make_config(struct soft_function *f)
 	set_config(f, PCIE_CAP, 2, PCI_CAP_ID_EXP);
 	/* Version 2, endpoint. */
 	set_config(f, PCIE_CAP + PCI_EXP_FLAGS, 2, 2);
+	set_config(f, ARI_CAP, 4, PCI_EXT_CAP_ID_ARI | 1 << 16 | (spec->vfs ? SRIOV_CAP << 20 : 0));
 	if (!spec->vfs)
 		return;
 	set_config(f, SRIOV_CAP, 4, PCI_EXT_CAP_ID_SRIOV | 1 << 16);
@@ -149,14 +180,46 @@ static void make_config(struct soft_function *f)
 	set_config(f, SRIOV_CAP + PCI_SRIOV_SYS_PGSIZE, 4, 1);
 }
 
+/* A root port that forwards to functions with numbers above 7. */
+static struct soft_function *make_port(u8 bus)
+{
+	struct soft_function *port = kzalloc(sizeof(*port), GFP_KERNEL);
+
+	if (!port)
+		return NULL;
+	set_config(port, PCI_VENDOR_ID, 2, PCI_VENDOR_ID_REDHAT);
+	set_config(port, PCI_DEVICE_ID, 2, 0x7a00);
+	set_config(port, PCI_STATUS, 2, PCI_STATUS_CAP_LIST);
+	set_config(port, PCI_CLASS_REVISION, 4, PCI_CLASS_BRIDGE_PCI << 16);
+	set_config(port, PCI_HEADER_TYPE, 1, PCI_HEADER_TYPE_BRIDGE);
+	set_config(port, PCI_PRIMARY_BUS, 1, bus - 1);
+	set_config(port, PCI_SECONDARY_BUS, 1, bus);
+	set_config(port, PCI_SUBORDINATE_BUS, 1, bus);
+	/* Windows that end before they begin are shut. */
+	set_config(port, PCI_IO_BASE, 1, 0xf0);
+	set_config(port, PCI_MEMORY_BASE, 2, 0xfff0);
+	set_config(port, PCI_PREF_MEMORY_BASE, 2, 0xfff0);
+	set_config(port, PCI_CAPABILITY_LIST, 1, PCIE_CAP);
+	set_config(port, PCIE_CAP, 2, PCI_CAP_ID_EXP);
+	set_config(port, PCIE_CAP + PCI_EXP_FLAGS, 2, 2 | PCI_EXP_TYPE_ROOT_PORT << 4);
+	set_config(port, PCIE_CAP + PCI_EXP_DEVCAP2, 4, PCI_EXP_DEVCAP2_ARI);
+	return port;
+}
+
 static struct soft_bus *find_bus(const struct vhca_function *spec)
 {
 	struct soft_bus *soft;
 
 	list_for_each_entry(soft, &buses, node)
-		if (soft->sysdata.domain == spec->domain && soft->numbers.start == spec->bus)
+		if (soft->sysdata.domain == spec->domain && soft->numbers.end == spec->bus)
 			return soft;
 	return NULL;
+}
+
+static void free_bus(struct soft_bus *soft)
+{
+	kfree(soft->port);
+	kfree(soft);
 }
 
 static struct soft_bus *make_bus(const struct vhca_function *spec)
@@ -166,19 +229,32 @@ static struct soft_bus *make_bus(const struct vhca_function *spec)
 
 	if (!soft)
 		return NULL;
+	if (spec->ari) {
+		soft->port = make_port(spec->bus);
+		if (!soft->port) {
+			kfree(soft);
+			return NULL;
+		}
+	}
 	soft->sysdata.domain = spec->domain;
 	soft->sysdata.node = NUMA_NO_NODE;
 	soft->numbers.name = "vhca bus";
-	soft->numbers.start = spec->bus;
+	soft->numbers.start = spec->bus - spec->ari;
 	soft->numbers.end = spec->bus;
 	soft->numbers.flags = IORESOURCE_BUS;
 	pci_add_resource(&resources, &soft->numbers);
 	pci_lock_rescan_remove();
-	soft->bus = pci_create_root_bus(NULL, spec->bus, &config_ops, &soft->sysdata, &resources);
+	soft->root = pci_create_root_bus(NULL, soft->numbers.start, &config_ops, &soft->sysdata,
+					 &resources);
+	if (soft->root) {
+		pci_scan_child_bus(soft->root);
+		pci_bus_add_devices(soft->root);
+		soft->bus = pci_find_bus(spec->domain, spec->bus);
+	}
 	pci_unlock_rescan_remove();
-	if (!soft->bus) {
+	if (!soft->root) {
 		pci_free_resource_list(&resources);
-		kfree(soft);
+		free_bus(soft);
 		return NULL;
 	}
 	list_add_tail(&soft->node, &buses);
@@ -194,10 +270,10 @@ static void drop_bus_if_empty(struct soft_bus *soft)
 			return;
 	list_del(&soft->node);
 	pci_lock_rescan_remove();
-	pci_stop_root_bus(soft->bus);
-	pci_remove_root_bus(soft->bus);
+	pci_stop_root_bus(soft->root);
+	pci_remove_root_bus(soft->root);
 	pci_unlock_rescan_remove();
-	kfree(soft);
+	free_bus(soft);
 }
 
 static void set_function(struct soft_bus *soft, u8 devfn, struct soft_function *f)
@@ -216,6 +292,8 @@ int vhca_pci_add(const struct vhca_function *spec)
 	struct soft_bus *soft;
 	int err = 0;
 
+	if (spec->ari && !spec->bus)
+		return -EINVAL;
 	f = kzalloc(sizeof(*f), GFP_KERNEL);
 	if (!f)
 		return -ENOMEM;
@@ -227,10 +305,16 @@ int vhca_pci_add(const struct vhca_function *spec)
 		soft = make_bus(spec);
 	if (!soft)
 		err = -ENOMEM;
+	else if (!soft->bus)
+		err = -EIO;
+	else if (!soft->port != !spec->ari)
+		err = -EBUSY;
 	else if (soft->function[spec->devfn])
 		err = -EEXIST;
 	if (err) {
 		kfree(f);
+		if (soft)
+			drop_bus_if_empty(soft);
 		goto out;
 	}
 	set_function(soft, spec->devfn, f);
@@ -282,7 +366,7 @@ static int probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (pdev->bus->ops != &config_ops)
 		return -ENODEV;
 	spin_lock_irqsave(&function_lock, flags);
-	f = to_soft(pdev->bus)->function[pdev->devfn];
+	f = function_at(pdev->bus, pdev->devfn);
 	if (!f)
 		f = physical(to_soft(pdev->bus), pdev->devfn, &vf);
 	if (f)

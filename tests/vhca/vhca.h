@@ -469,6 +469,7 @@ struct vhca_function {
 	u32 class;
 	u16 vfs;
 	bool multi_function;
+	bool ari;	/* behind a root port, on the bus before */
 	void *hca;
 };
 

@@ -274,6 +274,7 @@ fn qemu(repo: &Path, image: &Path, initrd: &Path, options: &Options) -> Result<C
         .arg("-initrd")
         .arg(initrd)
         .args(["-append", &format!("{KERNEL} {}", options.append)])
+        .args(["-smbios", &format!("file={}", image.join("smbios").display())])
         .arg("-drive")
         .arg(format!(
             "file={},if=none,format=raw,readonly=on,id=root",

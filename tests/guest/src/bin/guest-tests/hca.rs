@@ -282,6 +282,18 @@ fn names_by_path(_: &mut Bed) -> Result<()> {
         let found = plug(hca, 1, &[("function", function), ("multi_function", multi_function)])?;
         ensure!(found == name, "the device on {function} is called '{found}', not '{name}'");
     }
+    // With ARI a slot has 256 functions.
+    for (hca, function, name) in [
+        ("e", "0003:b2:00.0", "ibP3p178s0"),
+        ("f", "0003:b2:01.2", "ibP3p178s1f10"),
+        ("g", "0003:b2:1f.7", "ibP3p178s31f255"),
+    ] {
+        let found = plug(hca, 1, &[("function", function), ("ari", "1")])?;
+        ensure!(found == name, "the device on {function} is called '{found}', not '{name}'");
+    }
+    // The firmware's table says of this one that it is onboard device 3.
+    let found = plug("h", 1, &[("function", "0004:44:00.0")])?;
+    ensure!(found == "ibo3", "the onboard device is called '{found}'");
     Ok(())
 }
 
