@@ -65,7 +65,13 @@ impl Bed {
             provoked: Vec::new(),
         };
         let outcome = test(&mut bed).and_then(|()| bed.nothing_wrong());
+        if outcome.is_err() {
+            tell_what_hangs();
+        }
         let cleaned = bed.clean();
+        if cleaned.is_err() {
+            tell_what_hangs();
+        }
         outcome.and(cleaned)
     }
 
@@ -161,6 +167,15 @@ const EXPLAINED: &[&str] = &[
     // Under an emulated processor.
     "hrtimer: interrupt took",
 ];
+
+/// Shows what has been under way for longer than anything here takes, and where in the kernel it is.
+fn tell_what_hangs() {
+    let said = sh("for p in $(pgrep 'rdma|modprobe|rmmod|^ip$|nvme|sh$'); do
+             [ \"$(ps -o etimes= -p $p)\" -ge 8 ] && [ -e /proc/$p/exe ] || continue
+             ps -o pid=,ppid=,stat=,etimes=,args= -p $p; cat /proc/$p/{syscall,stack}; ls -l /proc/$p/fd
+         done 2>/dev/null; grep FLOCK /proc/locks; ls -i /run/rdma/lock; true");
+    println!("{}", said.unwrap_or_else(|error| format!("{error:#}")));
+}
 
 /// Runs a shell command; its standard output, without the last newline.
 pub(crate) fn sh(command: &str) -> Result<String> {

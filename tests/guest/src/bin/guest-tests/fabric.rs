@@ -3,6 +3,7 @@
 //! programs and storage drivers work on it, and fail on it as on hardware.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -29,7 +30,7 @@ fn lid(hca: &str, port: u8) -> Result<String> {
 /// That the lab is what the tests take it for.
 fn diagnostics(bed: &mut Bed) -> Result<()> {
     let a = plug("a", 2, &[])?;
-    plug("b", 2, &[])?;
+    let b = plug("b", 2, &[])?;
     subnet_manager(bed, "a")?;
     let (from, to) = (lid("a", 1)?, lid("b", 1)?);
     let switch = sh("ibswitches | sed 's/.* lid \\([0-9]*\\) .*/\\1/'")?;
@@ -45,6 +46,13 @@ fn diagnostics(bed: &mut Bed) -> Result<()> {
         (&format!("perfquery {to}"), "PortXmitData"),
         ("ibqueryerrors || true", "Summary"),
         (&format!("ibtracert {from} {to}"), "switch port"),
+        (&format!("ibportstate {to} 1 query"), "LinkState:.......................Active"),
+        (
+            &format!(
+                "ibping -S -C {b} & trap \"kill $!\" EXIT; sleep 0.5; ibping -C {a} -c 5 {to}"
+            ),
+            "5 received, 0% packet loss",
+        ),
     ] {
         let text = sh(command)?;
         ensure!(text.contains(found), "`{command}` does not say '{found}': {text}");
@@ -54,6 +62,18 @@ fn diagnostics(bed: &mut Bed) -> Result<()> {
         fs::write(format!("{VHCA}/hcas/a/port2/link"), link)?;
         wait_for(&format!("port 2 is {state}"), || {
             Ok(sh(&format!("cat /sys/class/infiniband/{a}/ports/2/state"))?.contains(state))
+        })?;
+    }
+    // So can a port of the switch be shut by hand.
+    let far = sh(&format!("ibportstate {to} 1 query | sed -n 's/^LinkState:\\.*//p'"))?;
+    ensure!(far == "Active", "the port is {far}");
+    let port = sh(
+        "ibnetdiscover | sed -n 's/^\\[\\([0-9]*\\)\\].*\"H-[0-9a-f]*\"\\[1\\].*\"b.*/\\1/p' | head -1",
+    )?;
+    for (order, state) in [("disable", "DOWN"), ("enable", "ACTIVE")] {
+        sh(&format!("ibportstate {switch} {port} {order}"))?;
+        wait_for(&format!("port 1 is {state} after '{order}'"), || {
+            Ok(sh(&format!("cat /sys/class/infiniband/{b}/ports/1/state"))?.contains(state))
         })?;
     }
     // What opens issm is seen as a subnet manager by all, while it has it open.
@@ -176,13 +196,19 @@ fn verbs(bed: &mut Bed) -> Result<()> {
     .and_then(|()| {
         sh("ping -q -c 5 -i 0.2 -s 1900 10.9.0.2
             timeout 30 rping -s -a 10.9.0.1 -C 5 & sleep 0.5
-            timeout 30 ip netns exec lab-peer rping -c -a 10.9.0.1 -C 5 && wait $!")
+            timeout 30 ip netns exec lab-peer rping -c -a 10.9.0.1 -C 5 && wait $!
+            timeout 30 udaddy -b 10.9.0.1 >/dev/null & sleep 0.5
+            timeout 30 ip netns exec lab-peer udaddy -s 10.9.0.1 >/dev/null && wait $!
+            timeout 30 mckey -m 239.9.9.9 -b 10.9.0.1 >/run/lab/mckey & sleep 1
+            timeout 30 ip netns exec lab-peer mckey -m 239.9.9.9 -b 10.9.0.2 -s >/dev/null && wait $!
+            grep 'return status 0' /run/lab/mckey")
     });
     sh("ip netns delete lab-peer")?;
     outcome.map(drop)
 }
 
-/// What is written to an SRP disk and to an NVMe namespace comes back.
+/// What is written to an SRP disk and to an NVMe namespace comes back. The initiator's HCA is pulled during an
+/// SRP session, the target's with its services on.
 fn storage(bed: &mut Bed) -> Result<()> {
     for part in ["ib_srp", "Unable to load target_core", "nvme nvme", "MODE SENSE"] {
         bed.provokes(part);
@@ -231,8 +257,14 @@ fn storage(bed: &mut Bed) -> Result<()> {
          ln -s $PWD/subsystems/lab ports/1/subsystems/lab
          nvme connect -t rdma -a 10.9.3.1 -s 4420 -n lab -i 2
          same /dev/nvme0n1"
-    ));
-    sh("nvme disconnect -n lab
+    ))
+    .and_then(|_| {
+        sh("nvme disconnect -n lab")?;
+        live("a", false)?;
+        wait_for("the SRP disk goes with its HCA", || Ok(!Path::new("/dev/sda").exists()))?;
+        live("b", false)
+    });
+    sh("nvme disconnect -n lab 2>/dev/null
         for r in /sys/class/srp_remote_ports/*/delete; do [ ! -e $r ] || echo 1 >$r; done
         cd /sys/kernel/config/nvmet
         rm -f ports/1/subsystems/lab; rmdir ports/1 subsystems/lab/namespaces/1 subsystems/lab
@@ -245,5 +277,5 @@ fn storage(bed: &mut Bed) -> Result<()> {
         rm -f /run/lab/disk /run/lab/namespace /run/lab/data
         for m in nvme_rdma nvmet_rdma ib_srp ib_srpt target_core_file; do rmmod $m; done; udevadm settle
         [ ! -e /sys/module/ib_srpt ] || { lsmod; exit 1; }")?;
-    outcome.map(drop)
+    outcome
 }

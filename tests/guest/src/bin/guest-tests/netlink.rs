@@ -2,12 +2,13 @@
 //! `rdma_verbs::netlink` against the kernel itself.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdma_verbs::DevIndex;
-use rdma_verbs::netlink::{Event, Monitor, Notice, Reason, Socket};
+use rdma_verbs::netlink::{Error, Event, Monitor, Notice, Reason, Socket};
 
 use super::bed::{Bed, Boot, sh, wait_for};
 use super::hca::plug;
@@ -63,7 +64,7 @@ fn life(bed: &mut Bed) -> Result<()> {
 /// An HCA, as rxe goes with its netdev and cannot be moved.
 fn namespaces(bed: &mut Bed) -> Result<()> {
     let mut socket = Socket::open()?;
-    match socket.set_netns_shared(false) {
+    match share(&mut socket, false) {
         Err(error) if bed.boot == Boot::RdmaCore => {
             // D28: whichever of its daemons is running has a network namespace of its own.
             println!(
@@ -75,9 +76,25 @@ fn namespaces(bed: &mut Bed) -> Result<()> {
     }
     let outcome = namespaces_with(&mut socket);
     sh("ip netns delete lab-ns 2>/dev/null || true")?;
-    socket.set_netns_shared(true)?;
+    share(&mut socket, true)?;
     ensure!(socket.system()?.netns_shared == Some(true), "SYS_SET");
     outcome
+}
+
+/// Sets the system's mode. The kernel refuses while there is any other network namespace, and takes one down
+/// some time after its last user has gone: a unit with PrivateNetwork, or `ip netns delete`.
+fn share(socket: &mut Socket, shared: bool) -> Result<()> {
+    wait_for("no other network namespace keeps the mode as it is", || {
+        match socket.set_netns_shared(shared) {
+            Ok(()) => Ok(true),
+            Err(Error { reason: Reason::Errno(error, _), .. })
+                if error.kind() == ErrorKind::ResourceBusy =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    })
 }
 
 fn namespaces_with(socket: &mut Socket) -> Result<()> {
