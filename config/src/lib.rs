@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use matching::{Facts, Function, Match};
 pub use name::{BadName, check_device_name};
-pub use schema::{Config, DeviceEntry, Policy};
+pub use schema::{Config, DeviceEntry, IpoibNames, Policy};
 
 /// The directory that every path is below.
 #[derive(Clone, Debug)]

@@ -45,6 +45,19 @@ impl Policy {
     }
 }
 
+/// How IPoIB interfaces are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpoibNames {
+    /// Not by us: the kernel's names, or those that systemd gives.
+    Kernel,
+    /// By RDMA device, port and P_Key.
+    DevicePort,
+}
+
+/// The words for them.
+const IPOIB_NAMES: [(&str, IpoibNames); 2] =
+    [("kernel", IpoibNames::Kernel), ("device-port", IpoibNames::DevicePort)];
+
 /// Versions of the rules by which a policy makes a name, as systemd has them: a later one may make other
 /// names, and machines that name theirs keep it.
 pub(crate) const SCHEMES: [&str; 1] = ["v1"];
@@ -56,6 +69,8 @@ pub struct Config {
     pub scheme: &'static str,
     /// `[naming] policy`: tried in this order until one gives a name.
     pub policy: Vec<Policy>,
+    /// `[naming] ipoib`
+    pub ipoib: IpoibNames,
     /// `[[device]]`, those that go before others first.
     pub devices: Vec<DeviceEntry>,
 }
@@ -78,7 +93,7 @@ impl Default for Config {
     fn default() -> Self {
         let [.., latest] = SCHEMES;
         let policy = vec![Policy::Onboard, Policy::Path];
-        Self { scheme: latest, policy, devices: Vec::new() }
+        Self { scheme: latest, policy, ipoib: IpoibNames::Kernel, devices: Vec::new() }
     }
 }
 
@@ -166,6 +181,15 @@ impl Reader<'_> {
                         ),
                     }
                 }
+                "ipoib" => {
+                    let word = value.get_ref().as_str();
+                    match IPOIB_NAMES.into_iter().find(|(known, _)| word == Some(*known)) {
+                        Some((_, names)) => config.ipoib = names,
+                        None => {
+                            self.wrong(value, "ipoib", &format!("one of {}", words(&IPOIB_NAMES)));
+                        }
+                    }
+                }
                 other => self.unknown(key, &format!("naming.{other}")),
             }
         }
@@ -249,8 +273,7 @@ impl Reader<'_> {
         let policies = strings(value.get_ref())
             .and_then(|words| words.iter().map(known).collect::<Option<Vec<Policy>>>());
         if policies.is_none() {
-            let words: Vec<&str> = POLICIES.iter().map(|(word, _)| *word).collect();
-            self.wrong(value, "policy", &format!("a list of {}", words.join(", ")));
+            self.wrong(value, "policy", &format!("a list of {}", words(&POLICIES)));
         }
         policies
     }
@@ -272,6 +295,11 @@ impl Reader<'_> {
         let before = self.fragment.text.as_bytes().get(..at).unwrap_or_default();
         before.iter().filter(|b| **b == b'\n').count() + 1
     }
+}
+
+/// The words of a table, for a message.
+fn words<T>(table: &[(&str, T)]) -> String {
+    table.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")
 }
 
 /// A string, or a list of strings.
@@ -373,6 +401,10 @@ mod tests {
                 "[naming]\nscheme = 'v0'\n",
                 "/etc/rdma/rdma.toml:2: scheme must be 'latest' or one of v1",
             ),
+            (
+                "[naming]\nipoib = true\n",
+                "/etc/rdma/rdma.toml:2: ipoib must be one of kernel, device-port",
+            ),
             ("naming = 1\n", "/etc/rdma/rdma.toml:1: naming must be a table"),
             ("[system]\nnetns = 'shared'\n", "/etc/rdma/rdma.toml:1: system is not known"),
             (
@@ -396,7 +428,7 @@ mod tests {
             let (config, warnings) = one(text);
             assert_eq!(warnings.len(), 1, "{text}: {warnings:?}");
             assert!(warnings[0].starts_with(warning), "{text}: {warnings:?}");
-            assert_eq!(config.policy, Config::default().policy, "{text}");
+            assert_eq!(config, Config { devices: config.devices.clone(), ..Config::default() });
             let facts = Facts { driver: vec!["rxe".into()], ..Facts::default() };
             assert_eq!(config.name_of(&facts), None, "{text}");
         }

@@ -11,10 +11,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rdma_config::Root;
+use rdma_config::{Config, IpoibNames, Root, check_device_name, cmdline};
 use rdma_udev_helper::claims::claim;
+use rdma_udev_helper::ipoib;
 use rdma_udev_helper::properties::Properties;
 use rdma_udev_helper::state::{Status, replace};
+use rdma_verbs::netlink::Device;
 use rdma_verbs::sysfs::{self, Node};
 use rdma_verbs::{DevIndex, Guid, PortNum};
 
@@ -153,14 +155,14 @@ fn node_properties(look: &Look, node: &Node, name: &str, owners: &Owners) -> Pro
     p
 }
 
-/// `ipoib`: what an IPoIB interface belongs to.
-pub(crate) fn ipoib(root: &Root, netdev: &str) -> Result<()> {
-    let world = World::now(root, &Lock::None)?;
+/// `ipoib`: what an IPoIB interface belongs to, and what it should be called.
+pub(crate) fn ipoib(root: &Root, netdev: &str, may_rename: bool) -> Result<()> {
+    let mut world = World::now(root, &Lock::Shared)?;
     let Some((node, pkey)) = world.sysfs.ipoib(netdev)? else {
         log::note(format!("'{netdev}' is no IPoIB interface"));
         return Ok(());
     };
-    let Some((device, port)) = world.by_name(&node.device).zip(node.port) else {
+    let Some((device, port)) = world.by_name(&node.device).cloned().zip(node.port) else {
         log::note(format!("the RDMA device '{}' of '{netdev}' is gone", node.device));
         return Ok(());
     };
@@ -170,6 +172,29 @@ pub(crate) fn ipoib(root: &Root, netdev: &str) -> Result<()> {
     p.set("ID_RDMA_PORT", port);
     p.set_some("ID_RDMA_PORT_GUID", world.sysfs.port_guid(&device.name, port)?);
     p.set("ID_RDMA_PKEY", format_args!("{pkey:#06x}"));
+    if may_rename && cmdline::names_enabled(root) && !world.sysfs.netdev_is_named(netdev) {
+        // What is wrong in it is told when the device's rules run.
+        let config = Config::load(root).0;
+        if config.ipoib == IpoibNames::DevicePort {
+            let (long, short) = ipoib::names(&name_to_be(&mut world, &config, &device), port, pkey);
+            p.set("ID_RDMA_IPOIB_NAME", &short);
+            p.set_some("ID_RDMA_IPOIB_ALTNAME", (long != short).then_some(long));
+        }
+    }
     print!("{}", p.as_str());
     Ok(())
+}
+
+/// What a device is called once its own event has been dealt with: the kernel announces its IPoIB
+/// interfaces first.
+fn name_to_be(world: &mut World, config: &Config, device: &Device) -> String {
+    let seen = world.run.state(device.index, device.node_guid);
+    if seen.is_none_or(|state| state.status == Status::Pending) {
+        let look = world.look(device);
+        let name = world.decision(config, &look).name;
+        if check_device_name(&name).is_ok() && world.plan(config, device.index, &name).is_ok() {
+            return name;
+        }
+    }
+    device.name.clone()
 }

@@ -27,7 +27,7 @@ const USAGE: &str = "\
 rdma-udev-helper device [--may-rename] NAME   properties of an RDMA device
 rdma-udev-helper rename INDEX                 give a device the name it should have
 rdma-udev-helper node CLASS NAME              file for a uverbs, umad or issm node that came late
-rdma-udev-helper ipoib NETDEV                 properties of an IPoIB interface
+rdma-udev-helper ipoib [--may-rename] NETDEV  properties of an IPoIB interface
 rdma-udev-helper remove INDEX                 forget a device that is gone
 rdma_rename [-v] NAME POLICY [FIXED-NAME]     the same rename as rdma-core's program of that name";
 
@@ -35,7 +35,7 @@ enum Command {
     Device { name: String, may_rename: bool },
     Rename(DevIndex),
     Node { class: String, name: String },
-    Ipoib(String),
+    Ipoib { netdev: String, may_rename: bool },
     Remove(DevIndex),
     Help,
 }
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Command::Device { name, may_rename } => device::run(&root, &name, may_rename),
         Command::Rename(index) => rename::run(&root, index),
         Command::Node { class, name } => children::node(&root, &class, &name),
-        Command::Ipoib(netdev) => children::ipoib(&root, &netdev),
+        Command::Ipoib { netdev, may_rename } => children::ipoib(&root, &netdev, may_rename),
         Command::Remove(index) => remove::run(&root, index),
         Command::Help => {
             println!("{USAGE}");
@@ -106,7 +106,7 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {
         ["node", class, name] => {
             Ok(Command::Node { class: class.to_owned(), name: name.to_owned() })
         }
-        ["ipoib", netdev] => Ok(Command::Ipoib(netdev.to_owned())),
+        ["ipoib", netdev] => Ok(Command::Ipoib { netdev: netdev.to_owned(), may_rename }),
         ["remove", number] => Ok(Command::Remove(index(number)?)),
         [] => anyhow::bail!("what is to be done?"),
         [first, ..] => anyhow::bail!("'{first}' and {} arguments make no command", words.len() - 1),

@@ -23,13 +23,11 @@ pub(crate) struct World {
     pub(crate) sysfs: Sysfs,
     pub(crate) run: Run,
     pub(crate) devices: Vec<Device>,
-    _lock: Option<File>,
+    _lock: File,
 }
 
 /// How much others may do meanwhile.
 pub(crate) enum Lock {
-    /// Anything.
-    None,
     /// Read names.
     Shared,
     /// Nothing: names are changed.
@@ -66,9 +64,8 @@ impl World {
         let mut socket = Socket::open()?;
         let run = Run::of(root);
         let lock = match lock {
-            Lock::None => Ok(None),
-            Lock::Shared => run.lock(false).map(Some),
-            Lock::Alone => run.lock(true).map(Some),
+            Lock::Shared => run.lock(false),
+            Lock::Alone => run.lock(true),
         };
         let lock = lock.context("cannot lock /run/rdma/lock")?;
         let mut devices = socket.devices()?;

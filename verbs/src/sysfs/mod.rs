@@ -144,6 +144,14 @@ impl Sysfs {
         Ok(Some((Node { device, port: Some(port) }, pkey)))
     }
 
+    /// Whether a network interface has a name that somebody gave it (`name_assign_type` 3, made under it, or
+    /// 4, renamed since). The kernel does not tell for names of its own.
+    #[must_use]
+    pub fn netdev_is_named(&self, netdev: &str) -> bool {
+        let how = parsed::<u32>(&self.class_dir("net", netdev).join("name_assign_type"));
+        matches!(how, Ok(Some(3 | 4)))
+    }
+
     /// The IPoIB interfaces of an RDMA device, by name. One whose files cannot be used is left out.
     #[must_use]
     pub fn ipoib_interfaces(&self, device: &str) -> Vec<String> {

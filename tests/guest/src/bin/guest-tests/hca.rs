@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("hca_with_zero_guid_has_no_links", "rdma-core has no by-port-guid links", zero_guid),
     better("hca_port_guids_do_not_flap", "rdma-core has no by-port-guid links", equal_guids),
     better("ipoib_knows_its_rdma_device", "rdma-core does not describe netdevs", ipoib),
+    better("ipoib_named_by_device_and_port", "rdma-core does not name netdevs", ipoib_names),
     better("infiniband_beside_roce", "rdma-core exports no identity", beside_roce),
     both("hca_unplugged_in_use", unplug_in_use),
     both("functions_are_named_by_path", names_by_path),
@@ -217,6 +218,35 @@ fn ipoib(_: &mut Bed) -> Result<()> {
             ensure!(found == value, "{netdev}: {key} is '{found}', not '{value}'");
         }
     }
+    Ok(())
+}
+
+/// The interfaces are announced before their device is renamed, and have its new name all the same.
+fn ipoib_names(bed: &mut Bed) -> Result<()> {
+    sh("modprobe ib_ipoib")?;
+    bed.file(CONFIG, "[naming]\nipoib = 'device-port'\n")?;
+    let name = plug("a", 2, &[("function", "0001:a1:00.0"), ("multi_function", "1")])?;
+    ensure!(name == "ibP1p161s0f0", "the device is called '{name}'");
+    for port in [1, 2] {
+        let found = netdev(&name, port)?;
+        ensure!(found == format!("ibP1p161s0f0p{port}"), "port {port} has '{found}'");
+    }
+    sh("ip link add link ibP1p161s0f0p2 name lab-child type ipoib pkey 0x8001
+        echo 0x8002 >/sys/class/net/ibP1p161s0f0p2/create_child; udevadm settle")?;
+    ensure!(
+        sh("ls /sys/class/net | grep lab-child")? == "lab-child",
+        "a name given by hand is gone"
+    );
+    let long = "ibP1p161s0f0p2.8002";
+    let short = sh(&format!("ip -o link show {long} | sed 's/^[0-9]*: \\([^@:]*\\).*/\\1/'"))?;
+    ensure!(short.starts_with("ib_") && short.ends_with("p2.8002"), "{long} is called '{short}'");
+    // Neither a replay nor another name of the device changes them.
+    sh(&format!(
+        "rdma dev set {name} name lab0; udevadm settle; udevadm trigger --action=add -s net -w"
+    ))?;
+    ensure!(netdev("lab0", 1)? == "ibP1p161s0f0p1", "port 1 has '{}'", netdev("lab0", 1)?);
+    let of = property("/sys/class/net/ibP1p161s0f0p1", "ID_RDMA_DEV")?;
+    ensure!(of == "lab0", "it says that it is of '{of}'");
     Ok(())
 }
 
