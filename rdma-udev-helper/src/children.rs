@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rdma_config::{Config, IpoibNames, Root, check_device_name, cmdline};
+use rdma_config::{Config, IpoibNames, Root, cmdline};
 use rdma_udev_helper::claims::claim;
 use rdma_udev_helper::ipoib;
 use rdma_udev_helper::properties::Properties;
@@ -20,8 +20,8 @@ use rdma_verbs::netlink::Device;
 use rdma_verbs::sysfs::{self, Node};
 use rdma_verbs::{DevIndex, Guid, PortNum};
 
-use crate::log;
-use crate::world::{Lock, Look, NodeName, World};
+use rdma_udev_helper::log;
+use rdma_udev_helper::world::{Lock, Look, NodeName, World};
 
 /// Writes the files of all children, and has udev look at those for which that is news.
 pub(crate) fn announce(world: &World, look: &Look) -> Result<()> {
@@ -38,7 +38,7 @@ pub(crate) fn announce(world: &World, look: &Look) -> Result<()> {
         tell(world, &node_file(name, node), &dir, &properties, new_name)?;
     }
     for port in &look.ports {
-        let Some(netdev) = &port.netdev else { continue };
+        let Some(netdev) = port.netdev() else { continue };
         let mut p = Properties::default();
         p.set("ID_RDMA_DEV", &look.device.name);
         p.set("ID_RDMA_INDEX", look.device.index);
@@ -82,7 +82,7 @@ fn node_file(name: &str, node: &Node) -> String {
 
 /// `node`: the file of one character device that came after its device.
 pub(crate) fn node(root: &Root, class: &str, name: &str) -> Result<()> {
-    let mut world = World::now(root, &Lock::Shared)?;
+    let mut world = World::now(root, Lock::Shared)?;
     let Some(node) = world.sysfs.node(class, name)? else {
         log::note(format!("{class}/{name} is gone"));
         return Ok(());
@@ -157,7 +157,7 @@ fn node_properties(look: &Look, node: &Node, name: &str, owners: &Owners) -> Pro
 
 /// `ipoib`: what an IPoIB interface belongs to, and what it should be called.
 pub(crate) fn ipoib(root: &Root, netdev: &str, may_rename: bool) -> Result<()> {
-    let mut world = World::now(root, &Lock::Shared)?;
+    let mut world = World::now(root, Lock::Shared)?;
     let Some((node, pkey)) = world.sysfs.ipoib(netdev)? else {
         log::note(format!("'{netdev}' is no IPoIB interface"));
         return Ok(());
@@ -191,9 +191,9 @@ fn name_to_be(world: &mut World, config: &Config, device: &Device) -> String {
     let seen = world.run.state(device.index, device.node_guid);
     if seen.is_none_or(|state| state.status == Status::Pending) {
         let look = world.look(device);
-        let name = world.decision(config, &look).name;
-        if check_device_name(&name).is_ok() && world.plan(config, device.index, &name).is_ok() {
-            return name;
+        let decision = world.decision(config, &look);
+        if world.plan(config, device.index, &decision).is_ok() {
+            return decision.name;
         }
     }
     device.name.clone()

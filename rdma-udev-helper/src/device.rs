@@ -2,17 +2,18 @@
 //! `device`: what an RDMA device is, and what it should be called.
 
 use anyhow::{Context, Result};
-use rdma_config::{Root, check_device_name};
+use rdma_config::Root;
 use rdma_udev_helper::properties::Properties;
 use rdma_udev_helper::state::Status;
 use rdma_verbs::Protocol;
 
-use crate::world::{Lock, Look, World, config};
-use crate::{children, log};
+use crate::children;
+use rdma_udev_helper::log;
+use rdma_udev_helper::world::{Lock, Look, World, config};
 
 pub(crate) fn run(root: &Root, name: &str, may_rename: bool) -> Result<()> {
     // A rename that is half done must not be seen.
-    let mut world = World::now(root, &Lock::Shared)?;
+    let mut world = World::now(root, Lock::Shared)?;
     let Some(device) = world.by_name(name).cloned() else {
         // Its own move or remove event follows, and tells the rest.
         log::note(format!("there is no RDMA device '{name}' (any more)"));
@@ -42,24 +43,17 @@ fn consider_renaming(world: &mut World, look: &mut Look) {
         state.status = if kept { Status::Kept } else { Status::Renamed };
         return;
     }
-    let refusal = match check_device_name(&decision.name) {
-        Err(why) => Some(("bad-name", why.to_string())),
-        Ok(()) => world
-            .plan(&config, device.index, &decision.name)
-            .err()
-            .map(|taken| ("taken", format!("it is, or is to be, the name of device {}", taken.by))),
-    };
-    state.status = match refusal {
-        None => Status::Pending,
-        Some((word, why)) => {
+    state.status = match world.plan(&config, device.index, &decision) {
+        Ok(_) => Status::Pending,
+        Err(refusal) => {
             log::warning(format!(
-                "RDMA device '{}' keeps its name: it should be called '{}' by policy {}{}, but {why}",
+                "RDMA device '{}' keeps its name: it should be called '{}' by policy {}{}, but {refusal}",
                 device.name,
                 decision.name.escape_debug(),
                 decision.policy,
                 decision.source.map(|s| format!(" ({s})")).unwrap_or_default(),
             ));
-            Status::Refused(word.to_owned())
+            Status::Refused(refusal.word().to_owned())
         }
     };
 }
@@ -82,7 +76,7 @@ fn properties(look: &Look) -> Properties {
         let n = port.number;
         p.set_some(format_args!("ID_RDMA_PORT_{n}_GUID"), port.guid);
         p.set_some(format_args!("ID_RDMA_PORT_{n}_LINK"), port.protocol);
-        p.set_some(format_args!("ID_RDMA_PORT_{n}_NETDEV"), port.netdev.as_ref().map(|d| &d.name));
+        p.set_some(format_args!("ID_RDMA_PORT_{n}_NETDEV"), port.netdev().map(|d| &d.name));
     }
     let flags = [
         (Protocol::InfiniBand, "ID_RDMA_INFINIBAND"),

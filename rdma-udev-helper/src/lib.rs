@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the udev helper knows and decides; the program around it asks the kernel and prints.
+//! What the udev helper knows and decides, for it and for whoever must decide the same.
 //!
 //! - [`naming`]: the name that each policy gives.
 //! - [`ipoib`]: the name of an IPoIB interface.
@@ -8,12 +8,16 @@
 //! - [`state`]: what is remembered in `/run/rdma`.
 //! - [`claims`]: which device has the links of a port GUID.
 //! - [`properties`]: what udev is told.
+//! - [`world`]: the devices as they are, asked of netlink and sysfs.
+//! - [`log`]: messages for the journal.
 #![forbid(unsafe_code)]
 
 pub mod claims;
 pub mod decide;
 pub mod ipoib;
+pub mod log;
 pub mod naming;
 pub mod properties;
 pub mod renames;
 pub mod state;
+pub mod world;

@@ -6,22 +6,19 @@
 
 mod children;
 mod device;
-mod log;
 mod remove;
 mod rename;
 mod rename_compat;
-mod world;
 
 use std::ffi::OsString;
-use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use lexopt::prelude::{Long, Short, Value};
 use rdma_config::Root;
+use rdma_udev_helper::log;
 use rdma_verbs::DevIndex;
-use rdma_verbs::netlink::{Error, Reason};
 
 const USAGE: &str = "\
 rdma-udev-helper device [--may-rename] NAME   properties of an RDMA device
@@ -74,13 +71,7 @@ fn main() -> ExitCode {
 /// Tells an error once, and turns it into an exit status.
 fn report(error: &anyhow::Error) -> ExitCode {
     log::error(format!("{error:#}"));
-    let denied = error.chain().any(|cause| {
-        let netlink = cause.downcast_ref::<Error>();
-        let io = cause.downcast_ref::<io::Error>();
-        netlink.is_some_and(|e| matches!(e.reason, Reason::Permission(_)))
-            || io.is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
-    });
-    ExitCode::from(if denied { 77 } else { 1 })
+    ExitCode::from(log::exit_status(error))
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command> {

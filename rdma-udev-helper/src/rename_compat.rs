@@ -8,11 +8,12 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use rdma_config::{Policy, Root, check_device_name};
+use rdma_config::{Policy, Root};
+use rdma_udev_helper::decide::Decision;
 use rdma_udev_helper::naming::{Choice, choose};
 
-use crate::world::{Lock, World, config};
-use crate::{log, rename};
+use rdma_udev_helper::log;
+use rdma_udev_helper::world::{Lock, World, config};
 
 /// Who gives the name.
 enum Asked {
@@ -63,7 +64,7 @@ fn run(root: &Root, name: &str, asked: &Asked) -> Result<Option<String>> {
     if matches!(asked, Asked::Kernel) {
         return Ok(None);
     }
-    let mut world = World::now(root, &Lock::Alone)?;
+    let mut world = World::now(root, Lock::Alone)?;
     let device = world.by_name(name).cloned();
     let device = device.with_context(|| format!("there is no RDMA device '{name}'"))?;
     let (target, policy) = match asked {
@@ -85,9 +86,8 @@ fn run(root: &Root, name: &str, asked: &Asked) -> Result<Option<String>> {
         return Ok(Some(target));
     }
     let context = || format!("RDMA device '{name}' keeps its name: it cannot be called '{target}'");
-    check_device_name(&target).with_context(context)?;
-    let steps = world.plan(&config(root), device.index, &target);
-    let steps = steps.map_err(|t| anyhow::anyhow!("it is the name of device {}", t.by));
-    rename::apply(&mut world, &steps.with_context(context)?, policy).with_context(context)?;
+    let decision = Decision { name: target.clone(), policy, source: None };
+    let steps = world.plan(&config(root), device.index, &decision).with_context(context)?;
+    world.rename(&steps).with_context(context)?;
     Ok(Some(target))
 }

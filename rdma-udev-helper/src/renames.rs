@@ -3,7 +3,43 @@
 
 use std::collections::BTreeMap;
 
+use rdma_config::{BadName, check_device_name};
 use rdma_verbs::DevIndex;
+
+use crate::decide::Decision;
+
+/// One rename.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Which device.
+    pub device: DevIndex,
+    /// What it is called then.
+    pub name: String,
+    /// Who says so, as in [`crate::decide::Decision`].
+    pub policy: &'static str,
+}
+
+/// Why a device cannot have a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No device can.
+    #[error(transparent)]
+    BadName(BadName),
+    /// Another device has it and keeps it, or has as much right to it.
+    #[error("it is, or is to be, the name of device {0}")]
+    Taken(DevIndex),
+}
+
+impl Refusal {
+    /// The word in `ID_RDMA_NAME_STATUS`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::BadName(_) => "bad-name",
+            Self::Taken(_) => "taken",
+        }
+    }
+}
 
 /// Why a device does not get the name that it should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +86,41 @@ pub fn plan(
     Ok(steps)
 }
 
+/// The renames that give every device the name it should have, in an order in which no two ever have one name;
+/// and those that cannot have theirs.
+#[must_use]
+pub fn plan_all(
+    names: &BTreeMap<DevIndex, String>,
+    wants: &BTreeMap<DevIndex, &Decision>,
+) -> (Vec<Step>, BTreeMap<DevIndex, Refusal>) {
+    let mut names = names.clone();
+    let (mut steps, mut refusals) = (Vec::new(), BTreeMap::new());
+    for (device, decision) in wants {
+        if let Err(why) = check_device_name(&decision.name) {
+            refusals.insert(*device, Refusal::BadName(why));
+            continue;
+        }
+        let good = |holder| {
+            let want = &wants.get(&holder)?.name;
+            check_device_name(want).is_ok().then(|| want.clone())
+        };
+        match plan(&names, *device, &decision.name, good) {
+            Ok(chain) => {
+                for (device, name) in chain {
+                    if names.insert(device, name.clone()).as_ref() != Some(&name) {
+                        let policy = wants.get(&device).map_or("", |d| d.policy);
+                        steps.push(Step { device, name, policy });
+                    }
+                }
+            }
+            Err(taken) => {
+                refusals.insert(*device, Refusal::Taken(taken.by));
+            }
+        }
+    }
+    (steps, refusals)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -89,6 +160,42 @@ mod tests {
     fn swap() {
         let steps = run(&[(1, "a", "b"), (2, "b", "a")], 1, "b");
         assert_eq!(steps, Ok(vec![(1, "rdma-tmp1".into()), (2, "a".into()), (1, "b".into())]));
+    }
+
+    type Outcome = (Vec<(u32, String)>, Vec<(u32, &'static str)>);
+
+    fn run_all(devices: Devices) -> Outcome {
+        let names = devices.iter().map(|(i, name, _)| (DevIndex(*i), (*name).to_owned())).collect();
+        let decisions: Vec<(DevIndex, Decision)> = devices
+            .iter()
+            .map(|(i, _, want)| {
+                let name = (*want).to_owned();
+                (DevIndex(*i), Decision { name, policy: "fixed", source: None })
+            })
+            .collect();
+        let wants = decisions.iter().map(|(i, d)| (*i, d)).collect();
+        let (steps, refusals) = plan_all(&names, &wants);
+        (
+            steps.into_iter().map(|s| (s.device.0, s.name)).collect(),
+            refusals.into_iter().map(|(i, r)| (i.0, r.word())).collect(),
+        )
+    }
+
+    #[test]
+    fn all_at_once() {
+        let steps = |list: &[(u32, &str)]| -> Vec<(u32, String)> {
+            list.iter().map(|(i, n)| (*i, (*n).to_owned())).collect()
+        };
+        assert_eq!(run_all(&[(1, "a", "a"), (2, "b", "c")]), (steps(&[(2, "c")]), vec![]));
+        assert_eq!(
+            run_all(&[(1, "a", "b"), (2, "b", "a")]),
+            (steps(&[(1, "rdma-tmp1"), (2, "a"), (1, "b")]), vec![])
+        );
+        // Two want one name: the first has it, which the kernel's own order alone would not show.
+        assert_eq!(
+            run_all(&[(1, "a", "rail0"), (2, "b", "rail0"), (3, "c", "x/y")]),
+            (steps(&[(1, "rail0")]), vec![(2, "taken"), (3, "bad-name")])
+        );
     }
 
     proptest::proptest! {

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 
+use crate::decide::{Case, Decision, decide};
+use crate::naming::Identity;
+use crate::renames::{self, Refusal, Step};
+use crate::state::{Run, State, Status};
 use anyhow::{Context, Result};
-use rdma_config::{Config, Facts, Function, Root, cmdline};
-use rdma_udev_helper::decide::{Case, Decision, decide};
-use rdma_udev_helper::naming::Identity;
-use rdma_udev_helper::renames::{self, Taken};
-use rdma_udev_helper::state::{Run, State, Status};
+use rdma_config::{Config, Facts, Function, Root, check_device_name, cmdline};
 use rdma_verbs::netlink::{Device, NameAssign, Netdev, Port, Socket};
 use rdma_verbs::sysfs::{Node, Sysfs, SysfsError};
 use rdma_verbs::{DevIndex, Guid, LinkLayer, PortNum, Protocol, driver_name, port_protocol};
@@ -17,17 +17,26 @@ use rdma_verbs::{DevIndex, Guid, LinkLayer, PortNum, Protocol, driver_name, port
 use crate::log;
 
 /// The kernel's devices at one moment, and the means to ask more.
-pub(crate) struct World {
-    pub(crate) root: Root,
-    pub(crate) socket: Socket,
-    pub(crate) sysfs: Sysfs,
-    pub(crate) run: Run,
-    pub(crate) devices: Vec<Device>,
-    _lock: File,
+#[derive(Debug)]
+pub struct World {
+    /// What all paths are below.
+    pub root: Root,
+    /// For requests.
+    pub socket: Socket,
+    /// What netlink does not tell.
+    pub sysfs: Sysfs,
+    /// What is remembered.
+    pub run: Run,
+    /// All devices of this network namespace.
+    pub devices: Vec<Device>,
+    _lock: Option<File>,
 }
 
 /// How much others may do meanwhile.
-pub(crate) enum Lock {
+#[derive(Clone, Copy, Debug)]
+pub enum Lock {
+    /// Anything, a rename half done included: for a look that needs no privilege.
+    None,
     /// Read names.
     Shared,
     /// Nothing: names are changed.
@@ -35,37 +44,75 @@ pub(crate) enum Lock {
 }
 
 /// All that is known of one device.
-pub(crate) struct Look {
-    pub(crate) device: Device,
-    pub(crate) state: State,
-    pub(crate) ports: Vec<PortFacts>,
-    pub(crate) driver: Option<String>,
-    pub(crate) nodes: Vec<NodeName>,
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// From netlink.
+    pub device: Device,
+    /// What is remembered of it.
+    pub state: State,
+    /// Its ports, from 1.
+    pub ports: Vec<PortFacts>,
+    /// `mlx5`, `rxe`: the kernel's word for the driver.
+    pub driver: Option<String>,
+    /// Its character devices.
+    pub nodes: Vec<NodeName>,
+}
+
+/// What becomes of a device's name.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The device as it is.
+    pub look: Look,
+    /// What it should be called.
+    pub decision: Decision,
+    /// Why it cannot be.
+    pub refusal: Option<Refusal>,
 }
 
 /// One character device.
-pub(crate) struct NodeName {
-    pub(crate) class: &'static str,
-    pub(crate) name: String,
-    pub(crate) node: Node,
+#[derive(Clone, Debug)]
+pub struct NodeName {
+    /// `infiniband_verbs` or `infiniband_mad`
+    pub class: &'static str,
+    /// `uverbs0`
+    pub name: String,
+    /// What it is of.
+    pub node: Node,
 }
 
 /// One port, from netlink and sysfs.
-pub(crate) struct PortFacts {
-    pub(crate) number: PortNum,
-    pub(crate) protocol: Option<Protocol>,
-    pub(crate) guid: Option<Guid>,
-    pub(crate) netdev: Option<Netdev>,
+#[derive(Clone, Debug)]
+pub struct PortFacts {
+    /// From 1.
+    pub number: PortNum,
+    /// What it speaks.
+    pub protocol: Option<Protocol>,
+    /// Interface identifier of GID 0; None for zero.
+    pub guid: Option<Guid>,
+    /// State, LIDs and network interface, where netlink tells.
+    pub link: Option<Port>,
+}
+
+impl PortFacts {
+    /// The network interface of a RoCE or iWARP port.
+    #[must_use]
+    pub fn netdev(&self) -> Option<&Netdev> {
+        self.link.as_ref()?.netdev.as_ref()
+    }
 }
 
 impl World {
     /// Asks for all devices, in one question.
-    pub(crate) fn now(root: &Root, lock: &Lock) -> Result<Self> {
+    ///
+    /// # Errors
+    /// No RDMA in the kernel, no netlink, no lock.
+    pub fn now(root: &Root, lock: Lock) -> Result<Self> {
         let mut socket = Socket::open()?;
         let run = Run::of(root);
         let lock = match lock {
-            Lock::Shared => run.lock(false),
-            Lock::Alone => run.lock(true),
+            Lock::None => Ok(None),
+            Lock::Shared => run.lock(false).map(Some),
+            Lock::Alone => run.lock(true).map(Some),
         };
         let lock = lock.context("cannot lock /run/rdma/lock")?;
         let mut devices = socket.devices()?;
@@ -77,19 +124,22 @@ impl World {
 
     /// The device of a name; None when there is none, or when sysfs has another device under the name
     /// by now.
-    pub(crate) fn by_name(&self, name: &str) -> Option<&Device> {
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<&Device> {
         let device = self.devices.iter().find(|d| d.name == name)?;
         let in_sysfs = usable(self.sysfs.node_guid(name));
         (in_sysfs.is_none() || device.node_guid.is_none() || in_sysfs == device.node_guid)
             .then_some(device)
     }
 
-    pub(crate) fn by_index(&self, index: DevIndex) -> Option<&Device> {
+    /// The device of a netlink index.
+    #[must_use]
+    pub fn by_index(&self, index: DevIndex) -> Option<&Device> {
         self.devices.iter().find(|d| d.index == index)
     }
 
     /// Finds out all about a device.
-    pub(crate) fn look(&mut self, device: &Device) -> Look {
+    pub fn look(&mut self, device: &Device) -> Look {
         let ports = self.ports(device);
         let (uverbs, driver) = self.uverbs(device);
         let mut nodes: Vec<NodeName> = uverbs.into_iter().collect();
@@ -103,19 +153,19 @@ impl World {
     }
 
     /// The ports of a device. Without netlink's part of it (the device is just going) what sysfs has.
-    pub(crate) fn ports(&mut self, device: &Device) -> Vec<PortFacts> {
+    pub fn ports(&mut self, device: &Device) -> Vec<PortFacts> {
         let ports = self.socket.ports(device.index).unwrap_or_else(|error| {
             log::note(format!("{error}"));
             Vec::new()
         });
-        let netdev = |n: PortNum| ports.iter().find(|p: &&Port| p.port == n)?.netdev.clone();
+        let link = |n: PortNum| ports.iter().find(|p: &&Port| p.port == n);
         (1..=device.ports)
             .map(PortNum)
             .map(|number| PortFacts {
                 number,
                 protocol: self.protocol(device, number),
                 guid: usable(self.sysfs.port_guid(&device.name, number)),
-                netdev: netdev(number),
+                link: link(number).cloned(),
             })
             .collect()
     }
@@ -159,7 +209,8 @@ impl World {
 
     /// What is remembered of a device, brought up to date: a name that we did not leave it with was
     /// given by somebody else.
-    pub(crate) fn state(&self, device: &Device) -> State {
+    #[must_use]
+    pub fn state(&self, device: &Device) -> State {
         match self.run.state(device.index, device.node_guid) {
             Some(state) if state.name == device.name => state,
             Some(state) => {
@@ -181,7 +232,8 @@ impl World {
     }
 
     /// What a device should be called.
-    pub(crate) fn decision(&self, config: &Config, look: &Look) -> Decision {
+    #[must_use]
+    pub fn decision(&self, config: &Config, look: &Look) -> Decision {
         let (identity, facts) = self.identity(look);
         decide(&Case {
             current: &look.device.name,
@@ -193,26 +245,84 @@ impl World {
         })
     }
 
-    /// The renames that give a device its name; see [`renames::plan`].
-    pub(crate) fn plan(
+    /// The renames that give a device the name of a decision; see [`renames::plan`].
+    ///
+    /// # Errors
+    /// Why it cannot have it.
+    pub fn plan(
         &mut self,
         config: &Config,
         index: DevIndex,
-        target: &str,
-    ) -> Result<Vec<(DevIndex, String)>, Taken> {
+        decision: &Decision,
+    ) -> Result<Vec<Step>, Refusal> {
+        check_device_name(&decision.name).map_err(Refusal::BadName)?;
         let devices = self.devices.clone();
         let names: BTreeMap<DevIndex, String> =
             devices.iter().map(|d| (d.index, d.name.clone())).collect();
-        renames::plan(&names, index, target, |holder| {
+        let mut policies = BTreeMap::from([(index, decision.policy)]);
+        let steps = renames::plan(&names, index, &decision.name, |holder| {
             let device = devices.iter().find(|d| d.index == holder)?;
             let look = self.look(device);
-            let want = self.decision(config, &look).name;
-            rdma_config::check_device_name(&want).is_ok().then_some(want)
-        })
+            let want = self.decision(config, &look);
+            policies.insert(holder, want.policy);
+            check_device_name(&want.name).is_ok().then_some(want.name)
+        });
+        let steps = steps.map_err(|taken| Refusal::Taken(taken.by))?;
+        let policy = |index: DevIndex| policies.get(&index).copied().unwrap_or_default();
+        Ok(steps
+            .into_iter()
+            .map(|(device, name)| Step { device, name, policy: policy(device) })
+            .collect())
+    }
+
+    /// What becomes of every device's name, and the renames that lead there.
+    pub fn plan_all(&mut self, config: &Config) -> (Vec<Planned>, Vec<Step>) {
+        let devices = self.devices.clone();
+        let mut planned: Vec<Planned> = devices
+            .iter()
+            .map(|device| {
+                let look = self.look(device);
+                Planned { decision: self.decision(config, &look), look, refusal: None }
+            })
+            .collect();
+        let names = devices.iter().map(|d| (d.index, d.name.clone())).collect();
+        let wants = planned.iter().map(|p| (p.look.device.index, &p.decision)).collect();
+        let (steps, mut refusals) = renames::plan_all(&names, &wants);
+        for p in &mut planned {
+            p.refusal = refusals.remove(&p.look.device.index);
+        }
+        (planned, steps)
+    }
+
+    /// Renames devices one after the other; the lock must be [`Lock::Alone`]. The kernel's `move` event has the
+    /// rules run for each, and those tell its children.
+    ///
+    /// # Errors
+    /// What the kernel says to the first that fails; those before it are done.
+    pub fn rename(&mut self, steps: &[Step]) -> Result<()> {
+        for Step { device: index, name, policy } in steps {
+            let Some(device) = self.by_index(*index).cloned() else { continue };
+            let before = self.state(&device);
+            let after = State {
+                name: name.clone(),
+                policy: (*policy).to_owned(),
+                status: Status::Renamed,
+                ..before.clone()
+            };
+            // First, so that the event of the rename finds it.
+            self.run.save(*index, &after).context("cannot write to /run/rdma")?;
+            if let Err(error) = self.socket.rename(*index, name) {
+                self.run.save(*index, &before).context("cannot write to /run/rdma")?;
+                return Err(error.into());
+            }
+            self.run.no_longer_known_as(*index, &before.name);
+        }
+        Ok(())
     }
 
     /// What a device can be named by and matched by.
-    pub(crate) fn identity(&self, look: &Look) -> (Identity, Facts) {
+    #[must_use]
+    pub fn identity(&self, look: &Look) -> (Identity, Facts) {
         let Look { device, state, ports, driver, .. } = look;
         let place = usable(self.sysfs.place(&device.name));
         let slot = place.as_ref().and_then(|p| usable(self.sysfs.slot(p.own_address)));
@@ -223,7 +333,7 @@ impl World {
             other => vec![other.to_string()],
         };
         let netdevs: Vec<String> =
-            ports.iter().filter_map(|p| Some(p.netdev.as_ref()?.name.clone())).collect();
+            ports.iter().filter_map(|p| Some(p.netdev()?.name.clone())).collect();
         let only_port = match ports.as_slice() {
             [port] => matches!(port.protocol, Some(Protocol::Roce | Protocol::Iwarp)),
             _ => false,
@@ -261,7 +371,8 @@ impl World {
 }
 
 /// The configuration, with what is wrong in it told.
-pub(crate) fn config(root: &Root) -> Config {
+#[must_use]
+pub fn config(root: &Root) -> Config {
     let (config, warnings) = Config::load(root);
     for warning in warnings {
         log::warning(warning);

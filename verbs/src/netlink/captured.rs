@@ -3,7 +3,7 @@
 //! device on `ens9`: read, and written again to the same bytes.
 
 use super::attribute::{decode_all, encode_all};
-use super::model::{Event, NameAssign, Netdev, NodeType, PortState};
+use super::model::{Event, NameAssign, Netdev, NodeType, PhysicalState, PortState};
 use super::{Chardev, Command, Device, Frame, Message, Port, System, decode};
 use crate::{DevIndex, Guid, PortNum, Protocol, driver_name};
 
@@ -62,7 +62,7 @@ fn port() {
     let port = Port::read(read(Command::PORT_GET, RXE_PORT)).unwrap();
     assert_eq!(
         (port.port, port.state, port.phys_state),
-        (PortNum(1), Some(PortState::ACTIVE), Some(5))
+        (PortNum(1), Some(PortState::ACTIVE), Some(PhysicalState(5)))
     );
     assert_eq!(port.netdev, Some(Netdev { index: 2, name: "ens8".into() }));
     assert_eq!((port.lid, port.other), (None, vec![]));

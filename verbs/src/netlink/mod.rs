@@ -17,6 +17,8 @@ mod socket;
 pub use attribute::Attribute;
 pub use error::{Error, Reason};
 pub use message::{Command, Frame, Message, decode};
-pub use model::{Chardev, Device, Event, NameAssign, Netdev, NodeType, Port, PortState, System};
+pub use model::{
+    Chardev, Device, Event, NameAssign, Netdev, NodeType, PhysicalState, Port, PortState, System,
+};
 pub use monitor::{Monitor, Notice};
 pub use socket::Socket;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the attributes of an answer mean.
 
+use std::fmt;
+
 use super::{Attribute, Command, Message};
 use crate::{DevIndex, Guid, PortNum, Protocol};
 
@@ -103,6 +105,35 @@ impl PortState {
     pub const ACTIVE: Self = Self(4);
 }
 
+impl fmt::Display for PortState {
+    /// As `rdma link` of iproute2 writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = ["NOP", "DOWN", "INIT", "ARMED", "ACTIVE", "ACTIVE_DEFER"];
+        f.write_str(names.get(usize::from(self.0)).unwrap_or(&"UNKNOWN"))
+    }
+}
+
+/// IBTA PortInfo:PortPhysicalState.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PhysicalState(pub u8);
+
+impl fmt::Display for PhysicalState {
+    /// As `rdma link` of iproute2 writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [
+            "NOP",
+            "SLEEP",
+            "POLLING",
+            "DISABLED",
+            "PORT_CONFIGURATION_TRAINING",
+            "LINK_UP",
+            "LINK_ERROR_RECOVER",
+            "PHY_TEST",
+        ];
+        f.write_str(names.get(usize::from(self.0)).unwrap_or(&"UNKNOWN"))
+    }
+}
+
 /// The network interface of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Netdev {
@@ -119,8 +150,8 @@ pub struct Port {
     pub port: PortNum,
     /// Logical state.
     pub state: Option<PortState>,
-    /// IBTA PortInfo:PortPhysicalState.
-    pub phys_state: Option<u8>,
+    /// Physical state.
+    pub phys_state: Option<PhysicalState>,
     /// Local identifier; 0 without a subnet manager.
     pub lid: Option<u32>,
     /// The subnet manager's LID.
@@ -157,7 +188,7 @@ impl Port {
             match attribute {
                 Attribute::PortIndex(v) => number = Some(PortNum(v)),
                 Attribute::PortState(v) => port.state = Some(PortState(v)),
-                Attribute::PortPhysState(v) => port.phys_state = Some(v),
+                Attribute::PortPhysState(v) => port.phys_state = Some(PhysicalState(v)),
                 Attribute::Lid(v) => port.lid = Some(v),
                 Attribute::SmLid(v) => port.sm_lid = Some(v),
                 Attribute::Lmc(v) => port.lmc = Some(v),
