@@ -55,13 +55,15 @@ pub struct Warning {
     pub file: PathBuf,
     /// Which line, from 1, where it is one line.
     pub line: Option<usize>,
+    /// Which column of it, in characters from 1, where it is one place.
+    pub column: Option<usize>,
     /// What is wrong and what is done about it.
     pub what: String,
 }
 
 impl Warning {
     fn new(file: &Path, line: Option<usize>, what: impl Into<String>) -> Self {
-        Self { file: file.to_owned(), line, what: what.into() }
+        Self { file: file.to_owned(), line, column: None, what: what.into() }
     }
 }
 
@@ -70,6 +72,9 @@ impl fmt::Display for Warning {
         write!(f, "{}", self.file.display())?;
         if let Some(line) = self.line {
             write!(f, ":{line}")?;
+        }
+        if let Some(column) = self.column {
+            write!(f, ":{column}")?;
         }
         write!(f, ": {}", self.what)
     }

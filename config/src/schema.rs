@@ -288,7 +288,10 @@ impl Reader<'_> {
 
     fn warn(&mut self, at: usize, what: impl Into<String>) {
         let line = self.line(at);
-        self.warnings.push(Warning::new(&self.fragment.path, Some(line), what));
+        let before = self.fragment.text.get(..at).unwrap_or_default();
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        let warning = Warning::new(&self.fragment.path, Some(line), what);
+        self.warnings.push(Warning { column: Some(column), ..warning });
     }
 
     fn line(&self, at: usize) -> usize {
@@ -386,43 +389,46 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_told_with_file_and_line() {
+    fn what_cannot_be_used_is_told_with_file_line_and_column() {
         for (text, warning) in [
-            ("[naming\n", "/etc/rdma/rdma.toml:1: this is not TOML"),
+            ("[naming\n", "/etc/rdma/rdma.toml:1:8: this is not TOML"),
             (
                 "\n[naming]\npolicy = 7\n",
-                "/etc/rdma/rdma.toml:3: policy must be a list of kernel, onboard",
+                "/etc/rdma/rdma.toml:3:10: policy must be a list of kernel, onboard",
             ),
             (
                 "[naming]\npolicy = ['path', 'nonsense']\n",
-                "/etc/rdma/rdma.toml:2: policy must be a list",
+                "/etc/rdma/rdma.toml:2:10: policy must be a list",
             ),
             (
                 "[naming]\nscheme = 'v0'\n",
-                "/etc/rdma/rdma.toml:2: scheme must be 'latest' or one of v1",
+                "/etc/rdma/rdma.toml:2:10: scheme must be 'latest' or one of v1",
             ),
             (
                 "[naming]\nipoib = true\n",
-                "/etc/rdma/rdma.toml:2: ipoib must be one of kernel, device-port",
+                "/etc/rdma/rdma.toml:2:9: ipoib must be one of kernel, device-port",
             ),
-            ("naming = 1\n", "/etc/rdma/rdma.toml:1: naming must be a table"),
-            ("[system]\nnetns = 'shared'\n", "/etc/rdma/rdma.toml:1: system is not known"),
+            ("naming = 1\n", "/etc/rdma/rdma.toml:1:10: naming must be a table"),
+            ("[system]\nnetns = 'shared'\n", "/etc/rdma/rdma.toml:1:2: system is not known"),
             (
                 "[[device]]\nmatch = {driver = 'rxe'}\nnmae = 'x'\n",
-                "/etc/rdma/rdma.toml:3: device.nmae is not known",
+                "/etc/rdma/rdma.toml:3:1: device.nmae is not known",
             ),
-            ("[[device]]\nname = 'x'\n", "/etc/rdma/rdma.toml:1: this [[device]] matches nothing"),
+            (
+                "[[device]]\nname = 'x'\n",
+                "/etc/rdma/rdma.toml:1:1: this [[device]] matches nothing",
+            ),
             (
                 "[[device]]\nmatch = {drvier = 'rxe'}\nname = 'x'\n",
-                "/etc/rdma/rdma.toml:2: match.drvier is not known",
+                "/etc/rdma/rdma.toml:2:10: match.drvier is not known",
             ),
             (
                 "[[device]]\nmatch = {driver = '[a'}\nname = 'x'\n",
-                "/etc/rdma/rdma.toml:2: match.driver must be",
+                "/etc/rdma/rdma.toml:2:19: match.driver must be",
             ),
             (
                 "[[device]]\nmatch = {vf = -1}\nname = 'x'\n",
-                "/etc/rdma/rdma.toml:2: match.vf must be",
+                "/etc/rdma/rdma.toml:2:15: match.vf must be",
             ),
         ] {
             let (config, warnings) = one(text);

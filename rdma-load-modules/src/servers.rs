@@ -44,6 +44,7 @@ pub fn wants(root: &Root, list: &str) -> (bool, Vec<Warning>) {
             Err(why) => warnings.push(Warning {
                 file: path,
                 line: None,
+                column: None,
                 what: format!("{why}; taking it that it does not ask for RDMA"),
             }),
         }
