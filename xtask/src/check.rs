@@ -93,6 +93,7 @@ pub(crate) fn test(repo: &Path, options: &Options) -> Result<()> {
     host(repo, &mut tally);
     if !options.host {
         tally.step("the lab tells how a command ended", |_| lab(repo));
+        tally.step("an HCA is pulled in use, 20 times", |_| stress(repo));
         for (suite, boot) in [
             (Suite::Trixie, Boot::Ours),
             (Suite::Bookworm, Boot::Ours),
@@ -122,6 +123,17 @@ fn lab(repo: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The short form of tests/guest/stress.sh, with the kernel's allocator watching.
+fn stress(repo: &Path) -> Result<()> {
+    let mut options = vm::Options::new(Suite::Trixie, Boot::Ours, 400);
+    options.append = "slub_debug=FZPU".into();
+    let script = std::fs::read_to_string(repo.join("tests/guest/stress.sh"))?;
+    match vm::exec(repo, &options, &format!("set -- 20\n{script}"))? {
+        0 => Ok(()),
+        status => bail!("it ended with status {status}"),
+    }
 }
 
 /// The guest tests, in one boot.

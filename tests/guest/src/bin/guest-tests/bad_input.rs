@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use anyhow::{Result, ensure};
 
-use super::bed::{Bed, device_property, plug, sh, unit_state, wait_active};
+use super::bed::{Bed, device_property, devices, plug, sh, unit_state, wait_active};
 use super::{Test, better};
 
 const NONE: &str = "rdma-core has neither the configuration nor the helper";
@@ -31,7 +31,7 @@ const CONFIG: &str = "/etc/rdma/rdma.toml.d/90-lab.toml";
 fn still_works(bed: &mut Bed, culprit: &'static str) -> Result<()> {
     bed.provokes(culprit);
     plug("rxe", "rxe0", &bed.nics[0])?;
-    ensure!(sh("ls /sys/class/infiniband")? == "rxe0", "the device lost its name");
+    ensure!(devices()? == "rxe0", "the device lost its name");
     ensure!(device_property("rxe0", "ID_RDMA_ROCE")? == "1", "no identity");
     wait_active("rdma-hw.target")?;
     let log = bed.journal("-p warning")?;

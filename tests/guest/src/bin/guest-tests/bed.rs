@@ -83,10 +83,15 @@ impl Bed {
             // One that has ended is gone.
             sh(&format!("systemctl stop {unit} 2>/dev/null || true"))?;
         }
-        sh("for h in $(ls -d /sys/kernel/config/vhca/hcas/* 2>/dev/null); do rmdir $h; done
-            for d in $(ls /sys/class/infiniband 2>/dev/null); do rdma link delete $d; done
+        sh("for h in $(ls /sys/kernel/config/vhca/hcas 2>/dev/null | grep -vx 'hca[0-9]*'); do
+                rmdir /sys/kernel/config/vhca/hcas/$h
+            done
+            for d in $(rdma link | sed -n 's,^link \\([^/]*\\)/.* netdev .*,\\1,p'); do rdma link delete $d; done
             for n in $(ls -d /sys/class/net/lab* 2>/dev/null); do ip link delete ${n##*/}; done
             udevadm control --reload; systemctl daemon-reload; systemctl reset-failed; udevadm settle")?;
+        if beside()? {
+            return Ok(());
+        }
         wait_for("rdma-hw.target stops with the last device", || {
             Ok(unit_state("rdma-hw.target") != "active")
         })
@@ -222,6 +227,35 @@ pub(crate) fn wait_for(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> R
 pub(crate) fn unit_state(unit: &str) -> String {
     let output = Command::new("systemctl").args(["is-active", unit]).output();
     output.map_or_else(|_| String::new(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+}
+
+/// HCAs that were there before the tests, and stay: `cargo xtask vm exec --hca 2x2 -- /usr/lib/lab/guest-tests`.
+const BESIDE: &str = "/sys/kernel/config/vhca/hcas/hca[0-9]*";
+
+/// Whether there are any.
+pub(crate) fn beside() -> Result<bool> {
+    Ok(!sh(&format!("ls -d {BESIDE} 2>/dev/null || true"))?.is_empty())
+}
+
+/// The names of all other devices.
+pub(crate) fn devices() -> Result<String> {
+    sh(&format!("ls /sys/class/infiniband | grep -vxFf <(cat {BESIDE}/ibdev 2>/dev/null) | xargs"))
+}
+
+/// The port GUIDs of all other devices that have links.
+pub(crate) fn linked_guids() -> Result<String> {
+    sh(&format!(
+        "ls /dev/infiniband/by-port-guid 2>/dev/null | grep -vxFf <(cat {BESIDE}/port*/guid 2>/dev/null) | xargs"
+    ))
+}
+
+/// The target goes with the last device: only now, and not while there are others beside.
+pub(crate) fn wait_target_stops() -> Result<()> {
+    if beside()? {
+        ensure!(unit_state("rdma-hw.target") == "active", "the target stopped with devices left");
+        return Ok(());
+    }
+    wait_inactive("rdma-hw.target")
 }
 
 /// The unit of a device path, in systemd's escaping.

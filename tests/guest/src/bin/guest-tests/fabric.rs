@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::bed::{Bed, sh, wait_for};
+use super::bed::{Bed, beside, sh, wait_for};
 use super::hca::{VHCA, device, guid, live, netdev, plug, subnet_manager};
 use super::{Test, both};
 
@@ -147,7 +147,9 @@ fn two_subnets_with(bed: &mut Bed) -> Result<()> {
     for port in [1, 2] {
         let nodes = sh(&format!("ibnetdiscover -l -C {a} -P {port}"))?;
         ensure!(nodes.matches("Switch").count() == 1, "port {port} sees {nodes}");
-        ensure!(nodes.matches("Ca\t").count() == 2, "port {port} sees {nodes}");
+        // Others beside are on the first.
+        let hcas = nodes.matches("Ca\t").count();
+        ensure!(hcas == 2 || port == 1 && beside()?, "port {port} sees {nodes}");
         ensure!(nodes.contains("switch other") == (port == 2), "port {port} sees {nodes}");
     }
     Ok(())

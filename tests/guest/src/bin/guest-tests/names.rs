@@ -4,8 +4,8 @@
 use anyhow::{Result, ensure};
 
 use super::bed::{
-    Bed, device_property, device_unit, leads_to, node, plug, port_guid, property, sh, unit_state,
-    wait_active, wait_for,
+    Bed, device_property, device_unit, devices, leads_to, node, plug, port_guid, property, sh,
+    unit_state, wait_active, wait_for,
 };
 use super::{Test, better, both};
 
@@ -34,7 +34,7 @@ fn entry(netdev: &str, name: &str) -> String {
 
 /// What must be true of a device that udev has renamed.
 fn follows(new: &str, old: &str) -> Result<()> {
-    ensure!(sh("ls /sys/class/infiniband")? == new, "the device is not called '{new}'");
+    ensure!(devices()? == new, "the device is not called '{new}'");
     ensure!(device_property(new, "ID_RDMA_NAME")? == new, "ID_RDMA_NAME");
     ensure!(device_property(new, "ID_RDMA_NAME_STATUS")? == "renamed", "ID_RDMA_NAME_STATUS");
     ensure!(device_property(new, "ID_RDMA_KERNEL_NAME")? == old, "ID_RDMA_KERNEL_NAME");
@@ -82,7 +82,7 @@ fn by_own_rule(bed: &mut Bed) -> Result<()> {
     plug("rxe", "rxe0", &bed.nics[0])?;
     follows("fixed-0", "rxe0")?;
     sh("udevadm trigger --settle --action=add --subsystem-match=infiniband")?;
-    ensure!(sh("ls /sys/class/infiniband")? == "fixed-0", "a replay renamed it");
+    ensure!(devices()? == "fixed-0", "a replay renamed it");
     Ok(())
 }
 
@@ -104,7 +104,7 @@ fn command_line(bed: &mut Bed) -> Result<()> {
 
 fn kept_with_identity(nic: &str) -> Result<()> {
     plug("rxe", "rxe0", nic)?;
-    ensure!(sh("ls /sys/class/infiniband")? == "rxe0", "it was renamed");
+    ensure!(devices()? == "rxe0", "it was renamed");
     ensure!(device_property("rxe0", "ID_RDMA_ROCE")? == "1", "no identity");
     ensure!(device_property("rxe0", "ID_RDMA_NAME_STATUS")? == "kept", "ID_RDMA_NAME_STATUS");
     wait_active("rdma-hw.target")
@@ -131,7 +131,7 @@ fn bad_names(bed: &mut Bed) -> Result<()> {
     for bad in ["a/b", "50%d", "two\\nlines", "..", "", &"x".repeat(64)] {
         bed.file(CONFIG, &entry(&bed.nics[0].clone(), bad))?;
         plug("rxe", "rxe0", &bed.nics[0])?;
-        ensure!(sh("ls /sys/class/infiniband")? == "rxe0", "'{bad}' was accepted");
+        ensure!(devices()? == "rxe0", "'{bad}' was accepted");
         refused("rxe0", bed)?;
         sh("rdma link delete rxe0 && udevadm settle")?;
     }
@@ -152,7 +152,7 @@ fn by_hand(bed: &mut Bed) -> Result<()> {
     plug("rxe", "rxe0", &bed.nics[0])?;
     sh("rdma dev set rxe0 name mine && udevadm settle")?;
     sh("udevadm trigger --settle --action=add --subsystem-match=infiniband")?;
-    ensure!(sh("ls /sys/class/infiniband")? == "mine", "the name given by hand is lost");
+    ensure!(devices()? == "mine", "the name given by hand is lost");
     if bed.boot == super::Boot::Ours {
         ensure!(device_property("mine", "ID_RDMA_NAME_POLICY")? == "user", "ID_RDMA_NAME_POLICY");
     }
