@@ -16,6 +16,7 @@ mod modules;
 mod names;
 mod netlink;
 mod plug;
+mod rdmactl;
 mod shipped;
 
 use anyhow::Result;
@@ -53,7 +54,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 10] = [
+    let tables: [&[Test]; 11] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -62,6 +63,7 @@ fn main() {
         modules::TESTS,
         many::TESTS,
         netlink::TESTS,
+        rdmactl::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];
