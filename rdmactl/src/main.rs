@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod gid;
 mod list;
 mod names;
 mod table;
@@ -41,6 +42,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The index of the GID to use: for RoCE that of v2 which reaches furthest (IPv4, then global IPv6)
+    Gid {
+        /// Name of the RDMA device
+        device: String,
+        /// Its port
+        #[arg(long, default_value_t = 1)]
+        port: u32,
+        /// All entries of the table
+        #[arg(long)]
+        all: bool,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// What devices are called, what they should be called, and who says so
     Names {
         /// Also show who has each device open (as root: of all processes)
@@ -64,6 +79,7 @@ fn main() -> ExitCode {
         None => list::list(&root, false),
         Some(Command::List { json }) => list::list(&root, json),
         Some(Command::Show { device, json }) => list::show(&root, &device, json),
+        Some(Command::Gid { device, port, all, json }) => gid::run(&root, &device, port, all, json),
         Some(Command::Names { plan, apply: false, json }) => names::show(&root, plan, json),
         Some(Command::Names { json, .. }) => names::apply(&root, json),
         Some(Command::Config(command)) => config::run(&root, &command),

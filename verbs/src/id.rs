@@ -2,6 +2,7 @@
 //! Identifiers of devices and ports.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// A text that is not the identifier it should be.
@@ -51,6 +52,27 @@ impl Gid {
     pub fn interface_id(self) -> Guid {
         let [.., a, b, c, d, e, f, g, h] = self.0.to_be_bytes();
         Guid(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
+impl Gid {
+    /// Whether the entry of the table is empty.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// As an IPv6 address, which it is in form; on RoCE v2 also in fact.
+    #[must_use]
+    pub fn address(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.0)
+    }
+}
+
+impl fmt::Display for Gid {
+    /// As an IPv6 address is written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address().fmt(f)
     }
 }
 

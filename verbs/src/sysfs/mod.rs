@@ -2,12 +2,14 @@
 //! What netlink does not tell: GIDs, board id, character devices, and where on the PCI bus a device
 //! is ([`Place`]).
 
+mod gid;
 mod pci;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use gid::{GidEntry, GidType, best_roce_v2};
 pub use pci::{PciAddress, Place};
 
 use crate::{Gid, Guid, LinkLayer, PortNum};
@@ -216,7 +218,8 @@ fn parsed<T: std::str::FromStr>(path: &Path) -> Result<Option<T>, SysfsError> {
 /// The file, or the device it belongs to, is not there, or goes away while it is read.
 fn is_absent(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    [Errno::NOENT, Errno::NOTDIR, Errno::NODEV, Errno::NXIO]
+    // EINVAL is what an attribute answers that is there and has no value at the moment (a GID's netdev).
+    [Errno::NOENT, Errno::NOTDIR, Errno::NODEV, Errno::NXIO, Errno::INVAL]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("rdmactl_needs_no_privilege_to_look", NONE, unprivileged),
     better("rdmactl_plans_and_applies_names", NONE, names),
     better("rdmactl_tells_who_uses_a_device", NONE, users),
+    better("rdmactl_finds_the_gid_to_use", NONE, gid),
     better("rdmactl_checks_the_configuration", NONE, check),
 ];
 
@@ -159,5 +160,33 @@ fn check(bed: &mut Bed) -> Result<()> {
         ensure!(text.contains(&format!("{CONFIG}{place}")), "no {place} in {text}");
     }
     ensure!(sh("rdmactl config cat")?.contains("policy = 'path'"), "config cat");
+    Ok(())
+}
+
+/// As libibverbs sees it, and as an address comes and goes.
+fn gid(bed: &mut Bed) -> Result<()> {
+    let nic = bed.nics[0].clone();
+    super::bed::plug("rxe", "rxe0", &nic)?;
+    sh(&format!("ip addr add 2001:db8::1/64 dev {nic} nodad; ip addr add 10.1.1.1/24 dev {nic}"))?;
+    let best = |address: &str| -> Result<()> {
+        super::bed::wait_for(&format!("{address} is the best"), || {
+            let index = sh("rdmactl gid rxe0")?;
+            let line = sh(&format!("ibv_devinfo -v -d rxe0 | grep 'GID\\[ *{index}\\]' || true"))?;
+            Ok(line.contains(address) && line.contains("RoCE v2"))
+        })
+    };
+    let outcome = best("::ffff:10.1.1.1").and_then(|()| {
+        sh(&format!("ip addr del 10.1.1.1/24 dev {nic}"))?;
+        best("2001:db8::1")?;
+        let table = sh("rdmactl gid rxe0 --all")?;
+        ensure!(table.lines().filter(|l| l.ends_with('*')).count() == 1, "{table}");
+        Ok(())
+    });
+    sh(&format!("ip addr del 2001:db8::1/64 dev {nic}"))?;
+    outcome?;
+    let hca = plug("a", 1, &[])?;
+    ensure!(sh(&format!("rdmactl gid {hca}"))? == "0", "InfiniBand");
+    let (code, text) = status("rdmactl gid rxe0 --port 2")?;
+    ensure!(code == 1 && text.contains("'rxe0' has no port 2"), "{code}: {text}");
     Ok(())
 }
