@@ -80,7 +80,7 @@ pub struct Config {
 pub struct DeviceEntry {
     /// Which devices it is about.
     pub matches: Match,
-    /// What such a device is to be called.
+    /// What such a device is to be called; `{index}` is its place among those of this entry, from 0.
     pub name: Option<String>,
     /// Or how its name is found.
     pub policy: Option<Vec<Policy>>,
@@ -214,7 +214,12 @@ impl Reader<'_> {
                     }
                 }
                 ("match", _) => self.wrong(value, "match", "a table"),
-                ("name", DeValue::String(name)) => device.name = Some(name.to_string()),
+                ("name", DeValue::String(name)) => match name.replace("{index}", "") {
+                    rest if rest.contains(['{', '}']) => {
+                        self.wrong(value, "name", "text with '{index}' as its only braces");
+                    }
+                    _ => device.name = Some(name.to_string()),
+                },
                 ("name", _) => self.wrong(value, "name", "a string"),
                 ("policy", _) => device.policy = self.policies(value),
                 (other, _) => self.unknown(key, &format!("device.{other}")),

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Which name a device should have, and who says so.
 
-use rdma_config::{Config, Facts};
+use rdma_config::{Config, DeviceEntry, Facts};
 
 use crate::naming::{Choice, Identity, choose};
+
+/// In the name of an entry.
+const INDEX: &str = "{index}";
 
 /// What a device should be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,9 +37,10 @@ pub struct Case<'a> {
 }
 
 /// Decides. A person's name stays unless an entry names the device; without any policy that gives
-/// a name the kernel's stays.
+/// a name the kernel's stays. `index` is the device's place among those that an entry names, from 0; it is
+/// asked only for a name that has it.
 #[must_use]
-pub fn decide(case: &Case<'_>) -> Decision {
+pub fn decide(case: &Case<'_>, index: impl FnOnce(&DeviceEntry) -> usize) -> Decision {
     let keep = |policy| Decision { name: case.current.to_owned(), policy, source: None };
     if !case.enabled {
         return keep("kernel");
@@ -44,7 +48,11 @@ pub fn decide(case: &Case<'_>) -> Decision {
     if let Some((name, entry)) = case.config.name_of(case.facts) {
         let (file, line) = &entry.source;
         let source = Some(format!("{}:{line}", file.display()));
-        return Decision { name: name.to_owned(), policy: "fixed", source };
+        let name = match name.contains(INDEX) {
+            true => name.replace(INDEX, &index(entry).to_string()),
+            false => name.to_owned(),
+        };
+        return Decision { name, policy: "fixed", source };
     }
     if case.named_by_user {
         return keep("user");
@@ -94,8 +102,27 @@ mod tests {
                 facts: &facts,
                 identity: &identity,
             };
-            let decision = decide(&case);
+            let decision = decide(&case, |_| panic!("no name has a place in it"));
             assert_eq!((decision.name.as_str(), decision.policy), (name, who), "{what}");
         }
+    }
+
+    #[test]
+    fn a_place_in_a_name() {
+        let config = config("[[device]]\nmatch = {netdev = 'ens*'}\nname = 'rail{index}'\n");
+        let facts = Facts { netdev: vec!["ens3".into()], ..Facts::default() };
+        let case = Case {
+            current: "rxe0",
+            named_by_user: false,
+            enabled: true,
+            config: &config,
+            facts: &facts,
+            identity: &Identity::default(),
+        };
+        let decision = decide(&case, |entry| {
+            assert_eq!(entry.name.as_deref(), Some("rail{index}"));
+            3
+        });
+        assert_eq!(decision.name, "rail3");
     }
 }

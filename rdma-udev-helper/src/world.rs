@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 
 use crate::decide::{Case, Decision, decide};
 use crate::naming::Identity;
 use crate::renames::{self, Refusal, Step};
 use crate::state::{Run, State, Status};
 use anyhow::{Context, Result};
-use rdma_config::{Config, Facts, Function, Root, check_device_name, cmdline};
+use rdma_config::{Config, DeviceEntry, Facts, Function, Root, check_device_name, cmdline};
 use rdma_verbs::netlink::{Device, NameAssign, Netdev, Port, Socket};
 use rdma_verbs::sysfs::{Node, Sysfs, SysfsError};
 use rdma_verbs::{DevIndex, Guid, LinkLayer, PortNum, Protocol, driver_name, port_protocol};
@@ -29,6 +30,8 @@ pub struct World {
     pub run: Run,
     /// All devices of this network namespace.
     pub devices: Vec<Device>,
+    /// The devices that an entry names, in their order, by the place where the entry stands.
+    orders: BTreeMap<(PathBuf, usize), Vec<DevIndex>>,
     _lock: Option<File>,
 }
 
@@ -119,7 +122,15 @@ impl World {
         // Names become names of files here. The kernel has none with a slash; should it ever, not here.
         devices.retain(|d| !d.name.contains('/'));
         let sysfs = Sysfs::at(root.path("/sys"));
-        Ok(Self { root: root.clone(), socket, sysfs, run, devices, _lock: lock })
+        Ok(Self {
+            root: root.clone(),
+            socket,
+            sysfs,
+            run,
+            devices,
+            orders: BTreeMap::new(),
+            _lock: lock,
+        })
     }
 
     /// The device of a name; None when there is none, or when sysfs has another device under the name
@@ -232,17 +243,44 @@ impl World {
     }
 
     /// What a device should be called.
-    #[must_use]
-    pub fn decision(&self, config: &Config, look: &Look) -> Decision {
+    pub fn decision(&mut self, config: &Config, look: &Look) -> Decision {
         let (identity, facts) = self.identity(look);
-        decide(&Case {
+        let case = Case {
             current: &look.device.name,
             named_by_user: look.state.policy == "user",
             enabled: cmdline::names_enabled(&self.root),
             config,
             facts: &facts,
             identity: &identity,
-        })
+        };
+        decide(&case, |entry| self.place_among(config, entry, look.device.index))
+    }
+
+    /// The place of a device among those that an entry names: by PCI address, their own or that of their network
+    /// interface, and those without one last, in the order in which the kernel made them.
+    fn place_among(&mut self, config: &Config, entry: &DeviceEntry, index: DevIndex) -> usize {
+        if !self.orders.contains_key(&entry.source) {
+            let mut order = Vec::new();
+            for device in self.devices.clone() {
+                let look = self.look(&device);
+                let (identity, facts) = self.identity(&look);
+                if config.name_of(&facts).is_none_or(|(_, e)| e.source != entry.source) {
+                    continue;
+                }
+                let netdev = look.ports.first().and_then(PortFacts::netdev);
+                let address = match &identity.place {
+                    Some(place) => Some(place.own_address),
+                    None => netdev.and_then(|n| self.sysfs.netdev_function(&n.name)),
+                };
+                let sf = identity.place.and_then(|p| p.sf);
+                order.push((address.is_none(), address, sf, netdev.map(|n| n.index), device.index));
+            }
+            order.sort();
+            let order = order.into_iter().map(|(.., device)| device).collect();
+            self.orders.insert(entry.source.clone(), order);
+        }
+        let order = self.orders.get(&entry.source).into_iter().flatten();
+        order.take_while(|device| **device != index).count()
     }
 
     /// The renames that give a device the name of a decision; see [`renames::plan`].

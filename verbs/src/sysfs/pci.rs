@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Sysfs, SysfsError, entries, parsed, text};
 
 /// Address of a PCI function, as sysfs writes it: `0000:c1:00.0`, all hexadecimal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PciAddress {
     /// Domain (segment); 0 on most machines, above 0xffff behind Intel VMD.
     pub domain: u32,
@@ -101,6 +101,13 @@ impl Sysfs {
             sf,
             onboard,
         }))
+    }
+
+    /// The PCI function below a network interface; None for one without (bridge, bond, dummy).
+    #[must_use]
+    pub fn netdev_function(&self, netdev: &str) -> Option<PciAddress> {
+        let start = fs::canonicalize(self.class_dir("net", netdev).join("device")).ok()?;
+        start.ancestors().find(|dir| subsystem(dir).as_deref() == Some("pci")).and_then(address)
     }
 
     /// Name of the hot-plug slot that an address is in.

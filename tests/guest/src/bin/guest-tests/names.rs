@@ -2,6 +2,8 @@
 //! Renaming: who gives the name, what follows it, and when it is refused.
 
 use anyhow::{Result, ensure};
+use guest::qmp::Qmp;
+use serde_json::json;
 
 use super::bed::{
     Bed, device_property, device_unit, devices, leads_to, node, plug, port_guid, property, sh,
@@ -23,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     both("a_name_given_by_hand_survives_a_replay", by_hand),
     better("two_devices_swap_names", "rdma-core cannot swap", swap),
     better("a_replay_of_add_changes_nothing", "rdma-core exports no identity", replay),
+    better("one_entry_names_eight_rails", "rdma-core has no configuration", rails),
 ];
 
 pub(crate) const CONFIG: &str = "/etc/rdma/rdma.toml.d/90-lab.toml";
@@ -77,7 +80,7 @@ fn by_own_rule(bed: &mut Bed) -> Result<()> {
     sh("modprobe ib_umad")?;
     bed.file(
         OWN_RULES,
-        "ACTION==\"add\", SUBSYSTEM==\"infiniband\", PROGRAM=\"rdma_rename %k NAME_FIXED fixed-0\"\n",
+        "ACTION==\"add\", SUBSYSTEM==\"infiniband\", KERNEL!=\"vhca*\", PROGRAM=\"rdma_rename %k NAME_FIXED fixed-0\"\n",
     )?;
     plug("rxe", "rxe0", &bed.nics[0])?;
     follows("fixed-0", "rxe0")?;
@@ -183,6 +186,60 @@ fn replay(bed: &mut Bed) -> Result<()> {
         sh(&format!("udevadm trigger --settle --action={action} --subsystem-match=infiniband"))?;
         let after = sh(all)?;
         ensure!(after == before, "after a replay of '{action}':\n{after}\nbefore:\n{before}");
+    }
+    Ok(())
+}
+
+/// By PCI address, whatever the order in which they come; each time from nothing remembered, as after a boot.
+fn rails(bed: &mut Bed) -> Result<()> {
+    let mut qemu = Qmp::in_guest()?;
+    let hot: Vec<String> = (0..6).map(|n| format!("hot{n}")).collect();
+    for (n, id) in hot.iter().enumerate() {
+        let addr = format!("{:#x}", 0x18 + n);
+        qemu.execute("device_add", &json!({"driver": "virtio-net-pci", "id": id, "addr": addr}))?;
+    }
+    let outcome = rails_with(bed);
+    for id in &hot {
+        qemu.execute("device_del", &json!({ "id": id }))?;
+    }
+    wait_for("the NICs are gone", || Ok(by_address()?.len() == 2))?;
+    outcome
+}
+
+/// The virtio NICs in the order of their PCI addresses.
+fn by_address() -> Result<Vec<String>> {
+    let names = sh(
+        "for d in $(ls -d /sys/bus/pci/devices/*/virtio*/net/* 2>/dev/null | sort); do basename $d; done",
+    )?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
+fn rails_with(bed: &mut Bed) -> Result<()> {
+    bed.file(CONFIG, "[[device]]\nmatch = { driver = 'rxe' }\nname = 'rail{index}'\n")?;
+    wait_for("eight NICs are there", || Ok(by_address()?.len() == 8))?;
+    sh("udevadm settle")?;
+    let nics = by_address()?;
+    for nic in &nics {
+        sh(&format!("ip link set {nic} up"))?;
+    }
+    for round in 0..10 {
+        // Each a different order: 3 and 8 have no common divisor, nor have 5 and 8, 7 and 8.
+        for n in 0..8 {
+            let nic = &nics[(n * [3, 5, 7][round % 3] + round) % 8];
+            sh(&format!("rdma link add rxe{n} type rxe netdev {nic}"))?;
+        }
+        sh("udevadm settle")?;
+        for (n, nic) in nics.iter().enumerate() {
+            let of = device_property(&format!("rail{n}"), "ID_RDMA_PORT_1_NETDEV")?;
+            ensure!(
+                of == *nic,
+                "round {round}: rail{n} is on '{of}', not on {nic}: {}",
+                devices()?
+            );
+        }
+        sh(
+            "for n in 0 1 2 3 4 5 6 7; do rdma link delete rail$n; done; udevadm settle; rm -rf /run/rdma/devices /run/rdma/names",
+        )?;
     }
     Ok(())
 }
