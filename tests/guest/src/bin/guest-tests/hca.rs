@@ -281,6 +281,7 @@ fn beside_roce(bed: &mut Bed) -> Result<()> {
 fn unplug_in_use(bed: &mut Bed) -> Result<()> {
     // They end with an error, as they may.
     bed.provokes("lab-async.service");
+    bed.provokes("lab-reader.service");
     bed.provokes("lab-opensm.service");
     sh("modprobe -a ib_umad ib_ipoib")?;
     let a = plug("a", 1, &[])?;

@@ -6,7 +6,7 @@ use guest::qmp::Qmp;
 use serde_json::json;
 
 use super::bed::{
-    Bed, device_property, devices, plug, port_guid, sh, unit_state, wait_active, wait_for,
+    Bed, device_property, devices, plug, port_guid, sh, wait_active, wait_for, wait_target_stops,
 };
 use super::{Test, better};
 
@@ -45,7 +45,7 @@ fn pci(_: &mut Bed) -> Result<()> {
         sh("udevadm settle")?;
         ensure!(devices()?.is_empty(), "the RDMA device outlives its NIC");
         ensure!(!std::path::Path::new(&dir).join("uverbs").is_symlink(), "a link is left in {dir}");
-        wait_for("the target stops", || Ok(unit_state("rdma-hw.target") != "active"))?;
+        wait_target_stops()?;
     }
     Ok(())
 }
