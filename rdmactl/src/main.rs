@@ -7,6 +7,7 @@
 
 mod config;
 mod gid;
+mod import;
 mod list;
 mod names;
 mod table;

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("rdmactl_plans_and_applies_names", NONE, names),
     better("rdmactl_tells_who_uses_a_device", NONE, users),
     better("rdmactl_finds_the_gid_to_use", NONE, gid),
+    better("rdmactl_imports_rename_rules", NONE, import),
     better("rdmactl_checks_the_configuration", NONE, check),
 ];
 
@@ -188,5 +189,22 @@ fn gid(bed: &mut Bed) -> Result<()> {
     ensure!(sh(&format!("rdmactl gid {hca}"))? == "0", "InfiniBand");
     let (code, text) = status("rdmactl gid rxe0 --port 2")?;
     ensure!(code == 1 && text.contains("'rxe0' has no port 2"), "{code}: {text}");
+    Ok(())
+}
+
+/// What a rule has named is named so by the entry that is made of it.
+fn import(bed: &mut Bed) -> Result<()> {
+    let rules = "/etc/udev/rules.d/60-rdma-persistent-naming.rules";
+    let rule = "ACTION==\"add\", SUBSYSTEM==\"infiniband\", ATTR{board_id}==\"RAIL*\", \
+                PROGRAM=\"rdma_rename %k NAME_FIXED rail0\"\n";
+    bed.file(rules, rule)?;
+    ensure!(plug("a", 1, &[("board_id", "RAIL-1")])? == "rail0", "the rule does not name it");
+    let toml = sh("rdmactl config import")?;
+    super::hca::live("a", false)?;
+    sh(&format!("rm {rules}"))?;
+    bed.file(CONFIG, &toml)?;
+    sh("rdmactl config check")?;
+    super::hca::live("a", true)?;
+    ensure!(super::hca::device("a")? == "rail0", "the entry does not name it: {toml}");
     Ok(())
 }
