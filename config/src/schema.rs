@@ -345,6 +345,27 @@ mod tests {
     }
 
     #[test]
+    fn the_example_is_good() {
+        let example = include_str!("../../docs/rdma.toml.example");
+        assert_eq!(one(example), (Config::default(), vec![]));
+        let lines = example.lines().map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest,
+            _ => line,
+        });
+        let (config, warnings) = one(&lines.collect::<Vec<_>>().join("\n"));
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(config.devices.len(), 5);
+        // What it calls the default is it.
+        assert_eq!(Config { devices: vec![], ..config }, Config::default());
+        for key in PATTERN_KEYS.iter().chain(&FUNCTION_KEYS) {
+            assert!(example.contains(&format!("{key} = ")), "it does not show '{key}'");
+        }
+        for (word, _) in &POLICIES {
+            assert!(example.contains(&format!("#   {word} ")), "it does not explain '{word}'");
+        }
+    }
+
+    #[test]
     fn later_fragments_replace_keys_and_put_their_devices_first() {
         let (config, warnings) = load(&[
             (
