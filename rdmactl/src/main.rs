@@ -15,64 +15,10 @@ mod users;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use rdma_config::Root;
 use rdma_udev_helper::log;
-
-/// Shows and manages RDMA devices.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// A line for each port (this is what rdmactl does when nothing is said)
-    List {
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
-    /// All that is known of a device
-    Show {
-        /// Its name
-        device: String,
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
-    /// The index of the GID to use: for RoCE that of v2 which reaches furthest (IPv4, then global IPv6)
-    Gid {
-        /// Name of the RDMA device
-        device: String,
-        /// Its port
-        #[arg(long, default_value_t = 1)]
-        port: u32,
-        /// All entries of the table
-        #[arg(long)]
-        all: bool,
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
-    /// What devices are called, what they should be called, and who says so
-    Names {
-        /// Also show who has each device open (as root: of all processes)
-        #[arg(long)]
-        plan: bool,
-        /// Give every device the name it should have
-        #[arg(long, conflicts_with = "plan")]
-        apply: bool,
-        /// For programs
-        #[arg(long)]
-        json: bool,
-    },
-    /// The configuration, /etc/rdma/rdma.toml and its drop-ins
-    #[command(subcommand)]
-    Config(config::Command),
-}
+use rdmactl::{Arguments, Command};
 
 fn main() -> ExitCode {
     let root = Root::system();

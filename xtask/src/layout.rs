@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::made;
+
 /// The table. Field meanings are described in the file itself.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +78,8 @@ impl Layout {
             let target = self.target(to.dest, &entry.to)?;
             if let Some(program) = entry.from.strip_prefix("bin:") {
                 copy(&to.bin.join(program), &target, 0o755)?;
+            } else if let Some(what) = entry.from.strip_prefix("made:") {
+                made::write(what, &target)?;
             } else if entry.from.ends_with('/') {
                 copy_tree(&to.repo.join(&entry.from), &target)?;
             } else {
@@ -166,7 +170,7 @@ mod tests {
     #[test]
     fn every_source_of_the_table_exists() {
         let layout = Layout::load(&repo(), &[]).expect("the table is read");
-        for entry in layout.file.iter().filter(|e| !e.from.starts_with("bin:")) {
+        for entry in layout.file.iter().filter(|e| !e.from.contains(':')) {
             assert!(repo().join(&entry.from).exists(), "{} is not in the tree", entry.from);
         }
     }

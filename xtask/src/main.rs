@@ -4,6 +4,7 @@
 
 mod check;
 mod layout;
+mod made;
 mod vm;
 
 use std::fs;
