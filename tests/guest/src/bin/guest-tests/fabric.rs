@@ -196,13 +196,16 @@ fn verbs(bed: &mut Bed) -> Result<()> {
         Ok(sh("ping -c 1 -W 1 10.9.0.2 >/dev/null && echo yes || echo no")? == "yes")
     })
     .and_then(|()| {
-        sh("ping -q -c 5 -i 0.2 -s 1900 10.9.0.2
+        sh("set -e
+            peer() { timeout 30 ip netns exec lab-peer \"$@\"; }
+            ping -q -c 5 -i 0.2 -s 1900 10.9.0.2
             timeout 30 rping -s -a 10.9.0.1 -C 5 & sleep 0.5
-            timeout 30 ip netns exec lab-peer rping -c -a 10.9.0.1 -C 5 && wait $!
-            timeout 30 udaddy -b 10.9.0.1 >/dev/null & sleep 0.5
-            timeout 30 ip netns exec lab-peer udaddy -s 10.9.0.1 >/dev/null && wait $!
-            timeout 30 mckey -m 239.9.9.9 -b 10.9.0.1 >/run/lab/mckey & sleep 1
-            timeout 30 ip netns exec lab-peer mckey -m 239.9.9.9 -b 10.9.0.2 -s >/dev/null && wait $!
+            peer rping -c -a 10.9.0.1 -C 5; wait $!
+            timeout 30 udaddy -b 10.9.0.1 & sleep 0.5
+            peer udaddy -s 10.9.0.1; wait $!
+            timeout 30 stdbuf -oL mckey -m 239.9.9.9 -b 10.9.0.1 >/run/lab/mckey & receiver=$!
+            timeout 30 sh -c 'until grep -q joined /run/lab/mckey; do sleep 0.1; done'
+            peer mckey -m 239.9.9.9 -b 10.9.0.2 -s; wait $receiver
             grep 'return status 0' /run/lab/mckey")
     });
     sh("ip netns delete lab-peer")?;
