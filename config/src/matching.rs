@@ -35,6 +35,8 @@ pub struct Facts {
     pub board_id: Vec<String>,
     /// None for devices without a PCI function below them.
     pub function: Option<Function>,
+    /// The NUMA node of the function.
+    pub numa_node: Option<u32>,
 }
 
 /// The keys of `match` that take one pattern or a list of them.
@@ -50,7 +52,7 @@ pub(crate) const PATTERN_KEYS: [&str; 9] = [
     "board-id",
 ];
 /// The keys of `match` that take a boolean or a number.
-pub(crate) const FUNCTION_KEYS: [&str; 3] = ["pf", "vf", "sf"];
+pub(crate) const NUMBER_KEYS: [&str; 4] = ["pf", "vf", "sf", "numa-node"];
 
 /// One condition.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +61,7 @@ pub(crate) enum Condition {
     Patterns(&'static str, Vec<glob::Pattern>),
     /// The device is, or is not, on such a function.
     Is(&'static str, bool),
-    /// It is on the function of this kind with this number.
+    /// It has this number: of its function, of its NUMA node.
     Number(&'static str, u32),
 }
 
@@ -75,8 +77,8 @@ impl Match {
             Condition::Patterns(key, patterns) => {
                 facts.values(key).iter().any(|v| patterns.iter().any(|p| p.matches(v)))
             }
-            Condition::Is(kind, wanted) => facts.function_of(kind).is_some() == *wanted,
-            Condition::Number(kind, number) => facts.function_of(kind) == Some(Some(*number)),
+            Condition::Is(key, wanted) => facts.number(key).is_some() == *wanted,
+            Condition::Number(key, number) => facts.number(key) == Some(Some(*number)),
         })
     }
 }
@@ -97,11 +99,12 @@ impl Facts {
         }
     }
 
-    /// The number, where the device is on a function of this kind.
-    fn function_of(&self, kind: &str) -> Option<Option<u32>> {
-        match (kind, self.function?) {
-            ("pf", Function::Physical) => Some(None),
-            ("vf", Function::Virtual(n)) | ("sf", Function::Sub(n)) => Some(Some(n)),
+    /// The number, where the device has it or is on a function of this kind.
+    fn number(&self, key: &str) -> Option<Option<u32>> {
+        match (key, self.function) {
+            ("pf", Some(Function::Physical)) => Some(None),
+            ("vf", Some(Function::Virtual(n))) | ("sf", Some(Function::Sub(n))) => Some(Some(n)),
+            ("numa-node", _) => self.numa_node.map(Some),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::dropin::{self, Fragment};
-use crate::matching::{Condition, FUNCTION_KEYS, Facts, Match, PATTERN_KEYS};
+use crate::matching::{Condition, Facts, Match, NUMBER_KEYS, PATTERN_KEYS};
 use crate::{Root, Warning};
 
 /// How a name is found.
@@ -249,7 +249,7 @@ impl Reader<'_> {
                 value.span().start,
                 format!("match.{known} must be a pattern or a list of patterns, ignoring this [[device]]"),
             );
-        } else if let Some(known) = FUNCTION_KEYS.into_iter().find(|k| *k == word) {
+        } else if let Some(known) = NUMBER_KEYS.into_iter().find(|k| *k == word) {
             match value.get_ref() {
                 DeValue::Boolean(wanted) => return Some(Condition::Is(known, *wanted)),
                 DeValue::Integer(n) if known != "pf" => {
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(config.devices.len(), 5);
         // What it calls the default is it.
         assert_eq!(Config { devices: vec![], ..config }, Config::default());
-        for key in PATTERN_KEYS.iter().chain(&FUNCTION_KEYS) {
+        for key in PATTERN_KEYS.iter().chain(&NUMBER_KEYS) {
             assert!(example.contains(&format!("{key} = ")), "it does not show '{key}'");
         }
         for (word, _) in &POLICIES {
@@ -391,6 +391,7 @@ mod tests {
             path: vec!["pci-0000:c1:00.2".into()],
             protocol: vec!["ib".into(), "roce".into()],
             function: Some(Function::Virtual(3)),
+            numa_node: Some(1),
             ..Facts::default()
         };
         for (text, fits) in [
@@ -406,6 +407,8 @@ mod tests {
             ("pf = true", false),
             ("pf = false", true),
             ("sf = 3", false),
+            ("numa-node = 1", true),
+            ("numa-node = 0", false),
         ] {
             let (config, warnings) =
                 one(&format!("[[device]]\nmatch = {{ {text} }}\nname = 'x'\n"));

@@ -396,6 +396,7 @@ impl World {
             netdev: netdevs.clone(),
             board_id: usable(self.sysfs.board_id(&device.name)).into_iter().collect(),
             function,
+            numa_node: usable(self.sysfs.numa_node(&device.name)),
         };
         let identity = Identity {
             protocol: device.protocol,

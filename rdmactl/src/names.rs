@@ -86,6 +86,6 @@ fn outcome(planned: &Planned) -> &'static str {
     } else if planned.decision.name == planned.look.device.name {
         "keeps"
     } else {
-        "renamed"
+        "rename"
     }
 }

@@ -103,6 +103,23 @@ impl Sysfs {
         }))
     }
 
+    /// `numa_node` of what a device is on; None when there is none, or only one and the kernel does not number it.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be used.
+    pub fn numa_node(&self, device: &str) -> Result<Option<u32>, SysfsError> {
+        let Ok(start) = fs::canonicalize(self.device(device).join("device")) else {
+            return Ok(None);
+        };
+        // Auxiliary devices have none of their own.
+        for dir in start.ancestors().take_while(|dir| dir.join("subsystem").exists()) {
+            if let Some(node) = parsed::<i32>(&dir.join("numa_node"))? {
+                return Ok(u32::try_from(node).ok());
+            }
+        }
+        Ok(None)
+    }
+
     /// The PCI function below a network interface; None for one without (bridge, bond, dummy).
     #[must_use]
     pub fn netdev_function(&self, netdev: &str) -> Option<PciAddress> {

@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("infiniband_beside_roce", "rdma-core exports no identity", beside_roce),
     both("hca_unplugged_in_use", unplug_in_use),
     both("functions_are_named_by_path", names_by_path),
+    better("functions_are_matched_by_numa_node", "rdma-core has no configuration", by_numa_node),
     better("virtual_functions_come_and_go", "D2: a VF gets the name of its PF", virtual_functions),
     better("function_removed_and_rescanned", "rdma-core has no by-port-guid links", rescan),
 ];
@@ -332,6 +333,18 @@ fn names_by_path(_: &mut Bed) -> Result<()> {
     // The firmware's table says of this one that it is onboard device 3.
     let found = plug("h", 1, &[("function", "0004:44:00.0")])?;
     ensure!(found == "ibo3", "the onboard device is called '{found}'");
+    Ok(())
+}
+
+fn by_numa_node(bed: &mut Bed) -> Result<()> {
+    // The kernel about who writes there.
+    bed.provokes("Overriding NUMA node");
+    bed.file(CONFIG, "[[device]]\nmatch = { numa-node = 0 }\nname = 'near'\n")?;
+    let function = "/sys/bus/pci/devices/0001:a1:00.0";
+    ensure!(plug("a", 1, &[("function", "0001:a1:00.0")])? == "ibP1p161s0", "it has no node");
+    fs::write(format!("{function}/numa_node"), "0")?;
+    sh("rdmactl names --apply; udevadm settle")?;
+    ensure!(device("a")? == "near", "on node 0 it is called '{}'", device("a")?);
     Ok(())
 }
 

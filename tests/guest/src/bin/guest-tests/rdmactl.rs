@@ -117,7 +117,7 @@ fn names(bed: &mut Bed) -> Result<()> {
         let device = planned.iter().find(|p| p["name"] == name).context("it is not planned")?;
         Ok((device["outcome"].as_str().unwrap_or("").into(), device["target"].to_string()))
     };
-    ensure!(outcome("a")? == ("renamed".into(), "\"b\"".into()), "a: {:?}", outcome("a")?);
+    ensure!(outcome("a")? == ("rename".into(), "\"b\"".into()), "a: {:?}", outcome("a")?);
     ensure!(devices()? == "a b", "a plan changes nothing");
     let guid = |name: &str| sh(&format!("cat /sys/class/infiniband/{name}/node_guid"));
     let before = guid("a")?;
