@@ -21,9 +21,9 @@ mod schema;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use matching::{Facts, Function, Match};
+pub use matching::{Facts, Function, Match, NUMBER_KEYS, PATTERN_KEYS};
 pub use name::{BadName, check_device_name};
-pub use schema::{Config, DeviceEntry, IpoibNames, Policy};
+pub use schema::{Config, DeviceEntry, IpoibNames, Policy, allowed};
 
 /// The directory that every path is below.
 #[derive(Clone, Debug)]

@@ -40,7 +40,7 @@ pub struct Facts {
 }
 
 /// The keys of `match` that take one pattern or a list of them.
-pub(crate) const PATTERN_KEYS: [&str; 9] = [
+pub const PATTERN_KEYS: [&str; 9] = [
     "sysname",
     "path",
     "slot",
@@ -52,7 +52,7 @@ pub(crate) const PATTERN_KEYS: [&str; 9] = [
     "board-id",
 ];
 /// The keys of `match` that take a boolean or a number.
-pub(crate) const NUMBER_KEYS: [&str; 4] = ["pf", "vf", "sf", "numa-node"];
+pub const NUMBER_KEYS: [&str; 4] = ["pf", "vf", "sf", "numa-node"];
 
 /// One condition.
 #[derive(Clone, Debug, PartialEq)]

@@ -62,6 +62,17 @@ const IPOIB_NAMES: [(&str, IpoibNames); 2] =
 /// names, and machines that name theirs keep it.
 pub(crate) const SCHEMES: [&str; 1] = ["v1"];
 
+/// The words that may stand for a value, by the name of the key.
+#[must_use]
+pub fn allowed(key: &str) -> Vec<&'static str> {
+    match key {
+        "policy" => POLICIES.iter().map(|(word, _)| *word).collect(),
+        "ipoib" => IPOIB_NAMES.iter().map(|(word, _)| *word).collect(),
+        "scheme" => SCHEMES.into_iter().chain(["latest"]).collect(),
+        _ => Vec::new(),
+    }
+}
+
 /// The configuration that is in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

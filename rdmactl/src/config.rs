@@ -8,7 +8,7 @@ use rdma_config::{Config, Root, dropin};
 
 use rdmactl::ConfigCommand;
 
-use crate::import;
+use crate::{import, schema};
 
 pub(crate) fn run(root: &Root, command: &ConfigCommand) -> Result<ExitCode> {
     match command {
@@ -18,6 +18,10 @@ pub(crate) fn run(root: &Root, command: &ConfigCommand) -> Result<ExitCode> {
                 println!("{warning}");
             }
             Ok(if warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(78) })
+        }
+        ConfigCommand::Schema => {
+            println!("{:#}", schema::schema());
+            Ok(ExitCode::SUCCESS)
         }
         ConfigCommand::Import { files } => import::run(root, files),
         ConfigCommand::Cat => {

@@ -73,6 +73,8 @@ pub enum ConfigCommand {
     Check,
     /// Show the files that are in force, in the order in which they apply
     Cat,
+    /// Print the JSON schema of the configuration, for editors
+    Schema,
     /// Print the configuration that says what udev rules with rdma_rename say; exit status 1 when a rule is
     /// left out
     Import {

@@ -10,6 +10,7 @@ mod gid;
 mod import;
 mod list;
 mod names;
+mod schema;
 mod table;
 mod users;
 

@@ -94,7 +94,7 @@ for function in 0001:a1:00.0 0002:41:00.0; do
     echo 1 >"$hcas/$function/live"
 done
 udevadm settle
-run "rdma link"
+run "rdmactl; rdmactl names"
 run "cat /etc/rdma/rdma.toml.d/50-rails.toml; for d in /sys/class/infiniband/*; do udevadm info -q property \$d | grep 'ID_RDMA_NAME\|KERNEL_NAME' | xargs; done"
 opensm -B -s 1 -g "0x$(cat $hcas/0001:a1:00.0/port1/guid)" -f /run/opensm.log >/dev/null </dev/null
 until [ "$(cat /sys/class/infiniband/*/ports/*/state | grep -c ACTIVE)" = 4 ]; do sleep 0.1; done
