@@ -6,7 +6,9 @@ use std::process::{Command, Output};
 
 use anyhow::{Result, ensure};
 
-use super::bed::{Bed, beside, device_property, devices, plug, sh, unit_state, wait_active};
+use super::bed::{
+    Bed, LeftOut, beside, device_property, devices, plug, sh, unit_state, wait_active,
+};
 use super::{Test, better};
 
 const NONE: &str = "rdma-core has neither the configuration nor the helper";
@@ -69,10 +71,7 @@ fn garbage_list(bed: &mut Bed) -> Result<()> {
 
 /// A kernel whose ib_core cannot be loaded.
 fn no_ib_core(bed: &mut Bed) -> Result<()> {
-    if beside()? {
-        println!("left out beside other devices: they keep ib_core in the kernel");
-        return Ok(());
-    }
+    ensure!(!beside()?, LeftOut("other devices keep ib_core in the kernel"));
     bed.file("/etc/modprobe.d/lab.conf", "install ib_core /bin/false\n")?;
     sh("for i in 1 2 3 4 5 6 7 8; do
             for m in $(ls /sys/module | grep -E '^(ib|iw|rds)_|rdma|siw|vhca'); do rmmod $m 2>/dev/null; done

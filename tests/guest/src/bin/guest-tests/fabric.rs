@@ -67,9 +67,12 @@ fn diagnostics(bed: &mut Bed) -> Result<()> {
     // So can a port of the switch be shut by hand.
     let far = sh(&format!("ibportstate {to} 1 query | sed -n 's/^LinkState:\\.*//p'"))?;
     ensure!(far == "Active", "the port is {far}");
-    let port = sh(
-        "ibnetdiscover | sed -n 's/^\\[\\([0-9]*\\)\\].*\"H-[0-9a-f]*\"\\[1\\].*\"b.*/\\1/p' | head -1",
-    )?;
+    let of_b = guid("b", 1)?;
+    let port = sh(&format!(
+        "ibnetdiscover | sed -n 's/^\\[\\([0-9]*\\)\\].*\"\\[1\\]({}) .*/\\1/p'",
+        of_b.trim_start_matches('0')
+    ))?;
+    ensure!(!port.is_empty(), "no port of the switch leads to {of_b}");
     for (order, state) in [("disable", "DOWN"), ("enable", "ACTIVE")] {
         sh(&format!("ibportstate {switch} {port} {order}"))?;
         wait_for(&format!("port 1 is {state} after '{order}'"), || {

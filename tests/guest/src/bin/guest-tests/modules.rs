@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::bed::{Bed, beside, plug, sh, unit_state, unplug, wait_active, wait_for};
+use super::bed::{Bed, LeftOut, beside, plug, sh, unit_state, unplug, wait_active, wait_for};
 use super::{Test, better, both};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -49,12 +49,10 @@ fn blacklisted(bed: &mut Bed) -> Result<()> {
 }
 
 fn replug(bed: &mut Bed) -> Result<()> {
-    if beside()? {
-        println!(
-            "left out beside other devices: the list of all devices goes with the last of them"
-        );
-        return Ok(());
-    }
+    ensure!(
+        !beside()?,
+        LeftOut("the list of all devices goes with the last, and there are others")
+    );
     plug("rxe", "rxe0", &bed.nics[0])?;
     wait_active("rdma-load-modules@rdma.service")?;
     unplug("rxe0")?;
