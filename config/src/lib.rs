@@ -16,6 +16,8 @@ pub mod dropin;
 mod matching;
 pub mod modules;
 mod name;
+mod online;
+mod reader;
 mod schema;
 
 use std::fmt;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use matching::{Facts, Function, Match, NUMBER_KEYS, PATTERN_KEYS};
 pub use name::{BadName, check_device_name};
+pub use online::{Count, GidWanted, Online, Ports};
 pub use schema::{Config, DeviceEntry, IpoibNames, Policy, allowed};
 
 /// The directory that every path is below.

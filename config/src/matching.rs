@@ -70,6 +70,12 @@ pub(crate) enum Condition {
 pub struct Match(pub(crate) Vec<Condition>);
 
 impl Match {
+    /// Whether there is no condition: every device meets it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a device meets all conditions.
     #[must_use]
     pub fn fits(&self, facts: &Facts) -> bool {

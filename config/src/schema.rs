@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `rdma.toml`: its keys, and what they are when nobody sets them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::dropin::{self, Fragment};
+use crate::dropin;
 use crate::matching::{Condition, Facts, Match, NUMBER_KEYS, PATTERN_KEYS};
+use crate::online::{self, Online};
+use crate::reader::{Key, Reader, Value, strings, words};
 use crate::{Root, Warning};
 
 /// How a name is found.
@@ -69,7 +71,7 @@ pub fn allowed(key: &str) -> Vec<&'static str> {
         "policy" => POLICIES.iter().map(|(word, _)| *word).collect(),
         "ipoib" => IPOIB_NAMES.iter().map(|(word, _)| *word).collect(),
         "scheme" => SCHEMES.into_iter().chain(["latest"]).collect(),
-        _ => Vec::new(),
+        _ => online::allowed(key),
     }
 }
 
@@ -84,6 +86,8 @@ pub struct Config {
     pub ipoib: IpoibNames,
     /// `[[device]]`, those that go before others first.
     pub devices: Vec<DeviceEntry>,
+    /// `[online]`, under the empty name, and `[online.NAME]`.
+    pub online: BTreeMap<String, Online>,
 }
 
 /// One `[[device]]`.
@@ -104,7 +108,13 @@ impl Default for Config {
     fn default() -> Self {
         let [.., latest] = SCHEMES;
         let policy = vec![Policy::Onboard, Policy::Path];
-        Self { scheme: latest, policy, ipoib: IpoibNames::Kernel, devices: Vec::new() }
+        Self {
+            scheme: latest,
+            policy,
+            ipoib: IpoibNames::Kernel,
+            devices: Vec::new(),
+            online: BTreeMap::new(),
+        }
     }
 }
 
@@ -138,12 +148,6 @@ impl Config {
     }
 }
 
-/// Reads one fragment; every value that cannot be used is a warning and changes nothing.
-struct Reader<'a> {
-    fragment: &'a Fragment,
-    warnings: &'a mut Vec<Warning>,
-}
-
 impl Reader<'_> {
     fn apply(&mut self, config: &mut Config) -> Vec<DeviceEntry> {
         let mut devices = Vec::new();
@@ -163,7 +167,8 @@ impl Reader<'_> {
                 ("device", DeValue::Array(entries)) => {
                     devices.extend(entries.iter().filter_map(|entry| self.device(entry)));
                 }
-                ("naming", _) => self.wrong(value, "naming", "a table"),
+                ("online", DeValue::Table(online)) => self.online(online, &mut config.online),
+                ("naming" | "online", _) => self.wrong(value, key.get_ref(), "a table"),
                 ("device", _) => self.wrong(value, "device", "an array of tables, [[device]]"),
                 (other, _) => self.unknown(key, other),
             }
@@ -193,12 +198,8 @@ impl Reader<'_> {
                     }
                 }
                 "ipoib" => {
-                    let word = value.get_ref().as_str();
-                    match IPOIB_NAMES.into_iter().find(|(known, _)| word == Some(*known)) {
-                        Some((_, names)) => config.ipoib = names,
-                        None => {
-                            self.wrong(value, "ipoib", &format!("one of {}", words(&IPOIB_NAMES)));
-                        }
+                    if let Some(names) = self.word(value, "ipoib", &IPOIB_NAMES) {
+                        config.ipoib = names;
                     }
                 }
                 other => self.unknown(key, &format!("naming.{other}")),
@@ -207,7 +208,7 @@ impl Reader<'_> {
     }
 
     /// None when the entry cannot be used; one that would fit more devices than were meant is not used.
-    fn device(&mut self, entry: &Spanned<DeValue<'_>>) -> Option<DeviceEntry> {
+    fn device(&mut self, entry: &Value<'_>) -> Option<DeviceEntry> {
         let Some(table) = entry.get_ref().as_table() else {
             self.wrong(entry, "device", "a table");
             return None;
@@ -218,13 +219,7 @@ impl Reader<'_> {
             DeviceEntry { matches: Match::default(), name: None, policy: None, source };
         for (key, value) in table {
             match (key.get_ref().as_ref(), value.get_ref()) {
-                ("match", DeValue::Table(conditions)) => {
-                    for (key, value) in conditions {
-                        let condition = self.condition(key, value)?;
-                        device.matches.0.push(condition);
-                    }
-                }
-                ("match", _) => self.wrong(value, "match", "a table"),
+                ("match", _) => device.matches = self.matches(value, "device")?,
                 ("name", DeValue::String(name)) => match name.replace("{index}", "") {
                     rest if rest.contains(['{', '}']) => {
                         self.wrong(value, "name", "text with '{index}' as its only braces");
@@ -243,11 +238,17 @@ impl Reader<'_> {
         Some(device)
     }
 
-    fn condition(
-        &mut self,
-        key: &Spanned<std::borrow::Cow<'_, str>>,
-        value: &Spanned<DeValue<'_>>,
-    ) -> Option<Condition> {
+    /// None when a condition cannot be used: without it, more devices would fit than were meant.
+    pub(crate) fn matches(&mut self, value: &Value<'_>, of: &str) -> Option<Match> {
+        let Some(conditions) = value.get_ref().as_table() else {
+            self.wrong(value, &format!("{of}.match"), "a table");
+            return None;
+        };
+        let read = conditions.iter().map(|(key, value)| self.condition(key, value, of));
+        read.collect::<Option<Vec<_>>>().map(Match)
+    }
+
+    fn condition(&mut self, key: &Key<'_>, value: &Value<'_>, of: &str) -> Option<Condition> {
         let word = key.get_ref().as_ref();
         if let Some(known) = PATTERN_KEYS.into_iter().find(|k| *k == word) {
             let patterns = strings(value.get_ref()).map(|words| {
@@ -258,7 +259,9 @@ impl Reader<'_> {
             }
             self.warn(
                 value.span().start,
-                format!("match.{known} must be a pattern or a list of patterns, ignoring this [[device]]"),
+                format!(
+                    "match.{known} must be a pattern or a list of patterns, ignoring this {of}"
+                ),
             );
         } else if let Some(known) = NUMBER_KEYS.into_iter().find(|k| *k == word) {
             match value.get_ref() {
@@ -273,18 +276,15 @@ impl Reader<'_> {
             let expected = if known == "pf" { "true or false" } else { "true, false or a number" };
             self.warn(
                 value.span().start,
-                format!("match.{known} must be {expected}, ignoring this [[device]]"),
+                format!("match.{known} must be {expected}, ignoring this {of}"),
             );
         } else {
-            self.warn(
-                key.span().start,
-                format!("match.{word} is not known, ignoring this [[device]]"),
-            );
+            self.warn(key.span().start, format!("match.{word} is not known, ignoring this {of}"));
         }
         None
     }
 
-    fn policies(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Vec<Policy>> {
+    fn policies(&mut self, value: &Value<'_>) -> Option<Vec<Policy>> {
         let known = |word: &String| POLICIES.iter().find(|(w, _)| w == word).map(|(_, p)| *p);
         let policies = strings(value.get_ref())
             .and_then(|words| words.iter().map(known).collect::<Option<Vec<Policy>>>());
@@ -292,43 +292,6 @@ impl Reader<'_> {
             self.wrong(value, "policy", &format!("a list of {}", words(&POLICIES)));
         }
         policies
-    }
-
-    fn unknown(&mut self, key: &Spanned<std::borrow::Cow<'_, str>>, name: &str) {
-        self.warn(key.span().start, format!("{name} is not known, ignoring it"));
-    }
-
-    fn wrong(&mut self, value: &Spanned<DeValue<'_>>, key: &str, expected: &str) {
-        self.warn(value.span().start, format!("{key} must be {expected}, ignoring it"));
-    }
-
-    fn warn(&mut self, at: usize, what: impl Into<String>) {
-        let line = self.line(at);
-        let before = self.fragment.text.get(..at).unwrap_or_default();
-        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        let warning = Warning::new(&self.fragment.path, Some(line), what);
-        self.warnings.push(Warning { column: Some(column), ..warning });
-    }
-
-    fn line(&self, at: usize) -> usize {
-        let before = self.fragment.text.as_bytes().get(..at).unwrap_or_default();
-        before.iter().filter(|b| **b == b'\n').count() + 1
-    }
-}
-
-/// The words of a table, for a message.
-fn words<T>(table: &[(&str, T)]) -> String {
-    table.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")
-}
-
-/// A string, or a list of strings.
-fn strings(value: &DeValue<'_>) -> Option<Vec<String>> {
-    match value {
-        DeValue::String(word) => Some(vec![word.to_string()]),
-        DeValue::Array(words) => {
-            words.iter().map(|w| w.get_ref().as_str().map(str::to_owned)).collect()
-        }
-        _ => None,
     }
 }
 
@@ -367,7 +330,9 @@ mod tests {
         assert_eq!(warnings, [""; 0]);
         assert_eq!(config.devices.len(), 5);
         // What it calls the default is it.
-        assert_eq!(Config { devices: vec![], ..config }, Config::default());
+        assert_eq!(config.online[""], Online::default());
+        let online = BTreeMap::new();
+        assert_eq!(Config { devices: vec![], online, ..config }, Config::default());
         for key in PATTERN_KEYS.iter().chain(&NUMBER_KEYS) {
             assert!(example.contains(&format!("{key} = ")), "it does not show '{key}'");
         }
