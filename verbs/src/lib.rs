@@ -4,18 +4,25 @@
 //! - [`netlink`]: RDMA netlink (`NETLINK_RDMA`, client `RDMA_NL_NLDEV`): devices, ports, links,
 //!   renames, character devices, system settings, events.
 //! - [`sysfs`]: the facts that netlink does not have: GIDs, board id, the place on the PCI bus.
+//! - [`Watch`]: waits for whatever may change any of that: [`Uevent`]s, [`AsyncEvent`]s, network interfaces.
 //! - [`Guid`], [`Gid`], [`DevIndex`], [`PortNum`], [`Protocol`]: the values both speak of.
 //!
 //! No policy and no configuration: what a device is, never what to do about it. A device is its
 //! [`DevIndex`]; its name is a label that can change at any time.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+mod async_events;
 mod driver;
 mod id;
 pub mod netlink;
 mod protocol;
 pub mod sysfs;
+mod uevent;
+mod watch;
 
+pub use async_events::{AsyncEvent, AsyncEvents, EventType};
 pub use driver::driver_name;
 pub use id::{DevIndex, Gid, Guid, ParseIdError, PortNum};
 pub use protocol::{LinkLayer, Protocol, port_protocol};
+pub use uevent::Uevent;
+pub use watch::{Change, Watch};

@@ -154,6 +154,42 @@ impl Sysfs {
         matches!(how, Ok(Some(3 | 4)))
     }
 
+    /// The IPoIB interfaces of a port, by name. One whose files cannot be used is left out.
+    #[must_use]
+    pub fn ipoib_interfaces_of(&self, device: &str, port: PortNum) -> Vec<String> {
+        let of_port = Node { device: device.to_owned(), port: Some(port) };
+        let is_of =
+            |name: &String| matches!(self.ipoib(name), Ok(Some((node, _))) if node == of_port);
+        let mut names = self.ipoib_interfaces(device);
+        names.retain(is_of);
+        names
+    }
+
+    /// Whether a network interface is up and has a link: `operstate`.
+    #[must_use]
+    pub fn netdev_is_up(&self, netdev: &str) -> bool {
+        let state = text(&self.class_dir("net", netdev).join("operstate"));
+        matches!(state, Ok(Some(state)) if state == "up")
+    }
+
+    /// The rate of a port in Mb/s: its active width and speed.
+    ///
+    /// # Errors
+    /// A file that cannot be read or does not hold what it must.
+    pub fn rate(&self, device: &str, port: PortNum) -> Result<Option<u32>, SysfsError> {
+        let path = self.port(device, port).join("rate");
+        let Some(text) = text(&path)? else { return Ok(None) };
+        // `100 Gb/sec (4X EDR)`, `2.5 Gb/sec (1X SDR)`
+        let number = text.split(' ').next().unwrap_or_default();
+        let (whole, tenths) = number.split_once('.').unwrap_or((number, "0"));
+        let rate = || {
+            let whole = whole.parse::<u32>().ok()?.checked_mul(1000)?;
+            whole.checked_add(tenths.parse::<u32>().ok().filter(|t| *t < 10)? * 100)
+        };
+        let broken = || SysfsError { path, reason: format!("'{text}' is no rate") };
+        rate().ok_or_else(broken).map(Some)
+    }
+
     /// The IPoIB interfaces of an RDMA device, by name. One whose files cannot be used is left out.
     #[must_use]
     pub fn ipoib_interfaces(&self, device: &str) -> Vec<String> {
@@ -264,6 +300,19 @@ mod tests {
         let error = sysfs.board_id("b").unwrap_err().to_string();
         assert!(error.ends_with("class/infiniband/b/board_id: it is not text"), "{error}");
         assert!(sysfs.node_guid("b").is_err());
+    }
+
+    #[test]
+    fn rates() {
+        let (_dir, sysfs) = tree(&[
+            ("class/infiniband/a/ports/1/rate", b"100 Gb/sec (4X EDR)\n"),
+            ("class/infiniband/a/ports/2/rate", b"2.5 Gb/sec (1X SDR)\n"),
+            ("class/infiniband/a/ports/3/rate", b"fast\n"),
+            ("class/infiniband/a/ports/4/rate", b"9999999999 Gb/sec\n"),
+        ]);
+        let rate = |port| sysfs.rate("a", PortNum(port));
+        assert_eq!((rate(1).unwrap(), rate(2).unwrap()), (Some(100_000), Some(2500)));
+        assert!(rate(3).is_err() && rate(4).is_err() && rate(5).unwrap().is_none());
     }
 
     #[test]
