@@ -49,6 +49,14 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Whether RDMA is ready, and what is missing: what rdma-wait-online waits for; exit status 1 when it is not
+    Online {
+        /// A NAME of an online.NAME table in the configuration, or a device, or device:port; without it, the online table
+        what: Option<String>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// What devices are called, what they should be called, and who says so
     Names {
         /// Also show who has each device open (as root: of all processes)

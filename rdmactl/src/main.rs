@@ -10,6 +10,7 @@ mod gid;
 mod import;
 mod list;
 mod names;
+mod online;
 mod schema;
 mod table;
 mod users;
@@ -19,6 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use rdma_config::Root;
 use rdma_udev_helper::log;
+use rdma_wait_online::BadCondition;
 use rdmactl::{Arguments, Command};
 
 fn main() -> ExitCode {
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Some(Command::List { json }) => list::list(&root, json),
         Some(Command::Show { device, json }) => list::show(&root, &device, json),
         Some(Command::Gid { device, port, all, json }) => gid::run(&root, &device, port, all, json),
+        Some(Command::Online { what, json }) => online::run(&root, what.as_deref(), json),
         Some(Command::Names { plan, apply: false, json }) => names::show(&root, plan, json),
         Some(Command::Names { json, .. }) => names::apply(&root, json),
         Some(Command::Config(command)) => config::run(&root, &command),
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("rdmactl: {error:#}");
-            ExitCode::from(log::exit_status(&error))
+            ExitCode::from(if error.is::<BadCondition>() { 78 } else { log::exit_status(&error) })
         }
     }
 }

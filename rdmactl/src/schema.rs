@@ -20,10 +20,26 @@ pub(crate) fn schema() -> Value {
             .insert(key.into(), if key == "pf" { json!({ "type": "boolean" }) } else { number });
     }
     let table = |properties: Value| json!({ "type": "object", "additionalProperties": false, "properties": properties });
+    let matches = json!({
+        "type": "object", "additionalProperties": false, "minProperties": 1, "properties": conditions,
+    });
+    let number = json!({ "type": "integer", "minimum": 0 });
+    let word_or_number = |key: &str| json!({ "anyOf": [word(key), number] });
+    let condition = json!({
+        "match": matches,
+        "name": one_or_list(json!({ "type": "string" })),
+        "devices": word_or_number("devices"),
+        "ports": word_or_number("ports"),
+        "state": word("state"),
+        "gid": word("gid"),
+        "ipoib": { "type": "boolean" },
+        "rate": number,
+        "timeout": number,
+    });
+    let mut online = table(condition.clone());
+    online["additionalProperties"] = table(condition);
     let mut entry = table(json!({
-        "match": {
-            "type": "object", "additionalProperties": false, "minProperties": 1, "properties": conditions,
-        },
+        "match": matches,
         "name": { "type": "string", "pattern": "^[^{}]*(\\{index\\}[^{}]*)*$" },
         "policy": policy,
     }));
@@ -31,6 +47,7 @@ pub(crate) fn schema() -> Value {
     let mut root = table(json!({
         "naming": table(json!({ "policy": policy, "scheme": word("scheme"), "ipoib": word("ipoib") })),
         "device": { "type": "array", "items": entry },
+        "online": online,
     }));
     root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     root["title"] = json!("/etc/rdma/rdma.toml");
@@ -58,6 +75,9 @@ mod tests {
             (Some("object"), Value::Object(members)) => {
                 members.iter().find_map(|(key, member)| match schema["properties"].get(key) {
                     Some(known) => wrong(known, member, &format!("{path}.{key}")),
+                    None if schema["additionalProperties"].is_object() => {
+                        wrong(&schema["additionalProperties"], member, &format!("{path}.{key}"))
+                    }
                     None => Some(format!("{path}.{key} is not known")),
                 })
             }
@@ -84,6 +104,9 @@ mod tests {
             (json!({ "nmaing": {} }), ".nmaing is not known"),
             (json!({ "naming": { "policy": ["path", "x"] } }), ".naming.policy"),
             (json!({ "device": [{ "match": { "pf": 3 } }] }), ".device.match.pf"),
+            (json!({ "online": { "state": "up" } }), ".online.state"),
+            (json!({ "online": { "storage": { "devices": "some" } } }), ".online.storage.devices"),
+            (json!({ "online": { "storage": 1 } }), ".online.storage"),
         ] {
             let said = wrong(&schema(), &bad, "").unwrap_or_default();
             assert!(said.starts_with(why), "{said}");

@@ -29,7 +29,7 @@ fn build_programs(repo: &Path) -> Result<PathBuf> {
     let target = repo.join("target/guest");
     run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--quiet", "--target", "x86_64-unknown-linux-gnu"])
-        .args(["-p", "rdma-udev-helper", "-p", "rdma-load-modules", "-p", "rdmactl", "-p", "guest"])
+        .args(["--workspace", "--exclude", "xtask"])
         .arg("--target-dir")
         .arg(&target)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")

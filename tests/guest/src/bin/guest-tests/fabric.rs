@@ -202,10 +202,13 @@ fn verbs(bed: &mut Bed) -> Result<()> {
         sh("set -e
             peer() { timeout 30 ip netns exec lab-peer \"$@\"; }
             ping -q -c 5 -i 0.2 -s 1900 10.9.0.2
-            timeout 30 rping -s -a 10.9.0.1 -C 5 & sleep 0.5
+            listens() {
+                timeout 30 sh -c 'until rdma resource show cm_id | grep -q LISTEN; do sleep 0.1; done'
+            }
+            timeout 30 rping -s -a 10.9.0.1 -C 5 & listens
             peer rping -c -a 10.9.0.1 -C 5; wait $!
-            timeout 30 udaddy -b 10.9.0.1 & sleep 0.5
-            peer udaddy -s 10.9.0.1; wait $!
+            timeout 30 stdbuf -oL udaddy -b 10.9.0.1 & listens
+            peer stdbuf -oL udaddy -s 10.9.0.1; wait $!
             timeout 30 stdbuf -oL mckey -m 239.9.9.9 -b 10.9.0.1 >/run/lab/mckey & receiver=$!
             timeout 30 sh -c 'until grep -q joined /run/lab/mckey; do sleep 0.1; done'
             peer mckey -m 239.9.9.9 -b 10.9.0.2 -s; wait $receiver

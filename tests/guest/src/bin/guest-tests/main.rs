@@ -15,6 +15,7 @@ mod many;
 mod modules;
 mod names;
 mod netlink;
+mod online;
 mod plug;
 mod rdmactl;
 mod shipped;
@@ -54,7 +55,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 11] = [
+    let tables: [&[Test]; 12] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -64,6 +65,7 @@ fn main() {
         many::TESTS,
         netlink::TESTS,
         rdmactl::TESTS,
+        online::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];

@@ -94,7 +94,7 @@ fn unprivileged(bed: &mut Bed) -> Result<()> {
 }
 
 /// Exit status and all that is printed.
-fn status(command: &str) -> Result<(i32, String)> {
+pub(crate) fn status(command: &str) -> Result<(i32, String)> {
     let output = Command::new("bash").args(["-c", &format!("{command} 2>&1")]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok((output.status.code().unwrap_or(-1), text))

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The devices that a condition asks about, as they are now.
+
+use anyhow::Result;
+use rdma_config::{Online, Root};
+use rdma_udev_helper::log;
+use rdma_udev_helper::world::{Lock, Look, World};
+use rdma_verbs::netlink::{Error, Reason};
+use rdma_verbs::sysfs::SysfsError;
+
+use crate::{Device, Port};
+
+/// Looks at every device that is asked about, after `with` has done what it will with it.
+///
+/// # Errors
+/// The kernel's RDMA netlink cannot be asked. A kernel without RDMA has no devices.
+pub fn look(root: &Root, online: &Online, mut with: impl FnMut(&Look)) -> Result<Vec<Device>> {
+    let mut world = match World::now(root, Lock::None) {
+        Ok(world) => world,
+        Err(error) if has_no_rdma(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut devices = Vec::new();
+    for device in world.devices.clone() {
+        if !online.is_about(&device.name) {
+            continue;
+        }
+        let mut found = world.look(&device);
+        if !online.matches.fits(&world.identity(&found).1) {
+            continue;
+        }
+        with(&found);
+        // From now on its events are told; what was before is not.
+        found.ports = world.ports(&device);
+        let ports = found.ports.iter().map(|port| {
+            let name = &device.name;
+            let ipoib = world.sysfs.ipoib_interfaces_of(name, port.number).into_iter();
+            let link = port.link.as_ref();
+            Port {
+                number: port.number,
+                protocol: port.protocol,
+                state: link.and_then(|l| l.state),
+                physical: link.and_then(|l| l.phys_state),
+                rate: usable(world.sysfs.rate(name, port.number)),
+                gids: usable(world.sysfs.gids(name, port.number).map(Some)).unwrap_or_default(),
+                netdev: port.netdev().map(|n| n.name.clone()),
+                ipoib: ipoib.map(|n| (n.clone(), world.sysfs.netdev_is_up(&n))).collect(),
+            }
+        });
+        devices.push(Device {
+            settled: is_settled(root, &device.name),
+            ports: ports.collect(),
+            name: device.name,
+        });
+    }
+    Ok(devices)
+}
+
+/// Whether udev has run all rules for a device and it waits for no rename; without udev there is nothing to wait for.
+fn is_settled(root: &Root, device: &str) -> bool {
+    if !root.path("/run/udev/control").exists() {
+        return true;
+    }
+    let entry = root.path("/run/udev/data").join(format!("+infiniband:{device}"));
+    std::fs::read_to_string(entry)
+        .is_ok_and(|text| !text.lines().any(|line| line == "E:SYSTEMD_READY=0"))
+}
+
+fn has_no_rdma(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|e| matches!(e.reason, Reason::NoRdma))
+}
+
+fn usable<T>(fact: Result<Option<T>, SysfsError>) -> Option<T> {
+    fact.unwrap_or_else(|error| {
+        log::note(format!("{error}, going on without it"));
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::at(dir.path());
+        assert!(is_settled(&root, "rxe0"), "no udev");
+        std::fs::create_dir_all(root.path("/run/udev/data")).unwrap();
+        std::fs::write(root.path("/run/udev/control"), "").unwrap();
+        assert!(!is_settled(&root, "rxe0"), "nothing yet");
+        let entry = root.path("/run/udev/data/+infiniband:rxe0");
+        std::fs::write(&entry, "I:1\nE:SYSTEMD_READY=0\n").unwrap();
+        assert!(!is_settled(&root, "rxe0"), "a rename is due");
+        std::fs::write(&entry, "I:1\nE:ID_RDMA_NAME=rxe0\n").unwrap();
+        assert!(is_settled(&root, "rxe0"));
+    }
+}
