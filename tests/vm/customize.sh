@@ -29,7 +29,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.
     systemd-tpm2-setup.service systemd-tpm2-setup-early.service systemd-pcrmachine.service \
     opensm.service iscsid.service nvmefc-boot-connections.service nvmf-autoconnect.service \
     dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount \
-    sys-fs-fuse-connections.mount modprobe@.service; do
+    sys-fs-fuse-connections.mount; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 # For `vm shell`: a root shell on the serial console.

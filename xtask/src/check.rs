@@ -216,6 +216,8 @@ fn dependencies(repo: &Path) -> Result<()> {
             .arg("--root")
             .arg(&tools))?;
     }
+    // Also what no build here needs: it reads every crate of the lock file.
+    run(Command::new("cargo").args(["fetch", "--locked", "--quiet"]).current_dir(repo))?;
     run(Command::new(deny)
         .args(["--offline", "--log-level", "warn", "check", "bans", "licenses", "sources"])
         .current_dir(repo))
