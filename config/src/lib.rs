@@ -13,20 +13,24 @@
 
 pub mod cmdline;
 pub mod dropin;
+mod links;
 mod matching;
 pub mod modules;
 mod name;
 mod online;
 mod reader;
 mod schema;
+mod settings;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use links::Link;
 pub use matching::{Facts, Function, Match, NUMBER_KEYS, PATTERN_KEYS};
 pub use name::{BadName, check_device_name};
 pub use online::{Count, GidWanted, Online, Ports};
 pub use schema::{Config, DeviceEntry, IpoibNames, Policy, allowed};
+pub use settings::{SETTING_KEYS, Settings};
 
 /// The directory that every path is below.
 #[derive(Clone, Debug)]

@@ -192,19 +192,6 @@ impl Reader<'_> {
         };
         self.or_wrong(number, value, key, expected)
     }
-
-    fn or_wrong<T>(
-        &mut self,
-        read: Option<T>,
-        value: &Value<'_>,
-        key: &str,
-        expected: &str,
-    ) -> Option<T> {
-        if read.is_none() {
-            self.wrong(value, key, expected);
-        }
-        read
-    }
 }
 
 #[cfg(test)]

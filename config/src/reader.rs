@@ -43,6 +43,20 @@ impl Reader<'_> {
         before.iter().filter(|b| **b == b'\n').count() + 1
     }
 
+    /// What was read, or a warning that it could not be.
+    pub(crate) fn or_wrong<T>(
+        &mut self,
+        read: Option<T>,
+        value: &Value<'_>,
+        key: &str,
+        expected: &str,
+    ) -> Option<T> {
+        if read.is_none() {
+            self.wrong(value, key, expected);
+        }
+        read
+    }
+
     /// One of the words of a table.
     pub(crate) fn word<T: Copy>(
         &mut self,

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
 use crate::dropin;
+use crate::links::{self, Link};
 use crate::matching::{Condition, Facts, Match, NUMBER_KEYS, PATTERN_KEYS};
 use crate::online::{self, Online};
 use crate::reader::{Key, Reader, Value, strings, words};
+use crate::settings::{self, Settings};
 use crate::{Root, Warning};
 
 /// How a name is found.
@@ -71,7 +73,7 @@ pub fn allowed(key: &str) -> Vec<&'static str> {
         "policy" => POLICIES.iter().map(|(word, _)| *word).collect(),
         "ipoib" => IPOIB_NAMES.iter().map(|(word, _)| *word).collect(),
         "scheme" => SCHEMES.into_iter().chain(["latest"]).collect(),
-        _ => online::allowed(key),
+        _ => [online::allowed(key), settings::allowed(key), links::allowed(key)].concat(),
     }
 }
 
@@ -86,6 +88,10 @@ pub struct Config {
     pub ipoib: IpoibNames,
     /// `[[device]]`, those that go before others first.
     pub devices: Vec<DeviceEntry>,
+    /// `[[link]]`, each name once.
+    pub links: Vec<Link>,
+    /// `[system] netns`: whether every network namespace sees all devices; None leaves that as it is.
+    pub netns_shared: Option<bool>,
     /// `[online]`, under the empty name, and `[online.NAME]`.
     pub online: BTreeMap<String, Online>,
 }
@@ -99,6 +105,8 @@ pub struct DeviceEntry {
     pub name: Option<String>,
     /// Or how its name is found.
     pub policy: Option<Vec<Policy>>,
+    /// What it sets.
+    pub settings: Settings,
     /// Where it stands: file and line.
     pub source: (PathBuf, usize),
 }
@@ -113,6 +121,8 @@ impl Default for Config {
             policy,
             ipoib: IpoibNames::Kernel,
             devices: Vec::new(),
+            links: Vec::new(),
+            netns_shared: None,
             online: BTreeMap::new(),
         }
     }
@@ -168,8 +178,19 @@ impl Reader<'_> {
                     devices.extend(entries.iter().filter_map(|entry| self.device(entry)));
                 }
                 ("online", DeValue::Table(online)) => self.online(online, &mut config.online),
-                ("naming" | "online", _) => self.wrong(value, key.get_ref(), "a table"),
-                ("device", _) => self.wrong(value, "device", "an array of tables, [[device]]"),
+                ("link", DeValue::Array(entries)) => {
+                    for link in entries.iter().filter_map(|entry| self.link(entry)) {
+                        config.links.retain(|earlier| earlier.name != link.name);
+                        config.links.push(link);
+                    }
+                }
+                ("system", DeValue::Table(system)) => self.system(system, config),
+                ("naming" | "online" | "system", _) => {
+                    self.wrong(value, key.get_ref(), "a table");
+                }
+                (list @ ("device" | "link"), _) => {
+                    self.wrong(value, list, &format!("an array of tables, [[{list}]]"));
+                }
                 (other, _) => self.unknown(key, other),
             }
         }
@@ -215,8 +236,13 @@ impl Reader<'_> {
         };
         let line = self.line(entry.span().start);
         let source = (self.fragment.path.clone(), line);
-        let mut device =
-            DeviceEntry { matches: Match::default(), name: None, policy: None, source };
+        let mut device = DeviceEntry {
+            matches: Match::default(),
+            name: None,
+            policy: None,
+            settings: Settings::default(),
+            source,
+        };
         for (key, value) in table {
             match (key.get_ref().as_ref(), value.get_ref()) {
                 ("match", _) => device.matches = self.matches(value, "device")?,
@@ -228,6 +254,7 @@ impl Reader<'_> {
                 },
                 ("name", _) => self.wrong(value, "name", "a string"),
                 ("policy", _) => device.policy = self.policies(value),
+                (other, _) if self.setting(other, value, &mut device.settings) => {}
                 (other, _) => self.unknown(key, &format!("device.{other}")),
             }
         }
@@ -300,6 +327,7 @@ mod tests {
     use super::*;
     use crate::Function;
     use crate::dropin::tests::tree;
+    use crate::settings::SETTING_KEYS;
 
     fn load(files: &[(&str, &str)]) -> (Config, Vec<String>) {
         let (dir, root) = tree(files);
@@ -328,11 +356,15 @@ mod tests {
         });
         let (config, warnings) = one(&lines.collect::<Vec<_>>().join("\n"));
         assert_eq!(warnings, [""; 0]);
-        assert_eq!(config.devices.len(), 5);
+        assert_eq!((config.devices.len(), config.links.len()), (6, 1));
         // What it calls the default is it.
         assert_eq!(config.online[""], Online::default());
         let online = BTreeMap::new();
-        assert_eq!(Config { devices: vec![], online, ..config }, Config::default());
+        let rest = Config { devices: vec![], links: vec![], netns_shared: None, online, ..config };
+        assert_eq!(rest, Config::default());
+        for key in SETTING_KEYS {
+            assert!(example.contains(&format!("\n#{key} = ")), "it does not show '{key}'");
+        }
         for key in PATTERN_KEYS.iter().chain(&NUMBER_KEYS) {
             assert!(example.contains(&format!("{key} = ")), "it does not show '{key}'");
         }
@@ -414,7 +446,7 @@ mod tests {
                 "/etc/rdma/rdma.toml:2:9: ipoib must be one of kernel, device-port",
             ),
             ("naming = 1\n", "/etc/rdma/rdma.toml:1:10: naming must be a table"),
-            ("[system]\nnetns = 'shared'\n", "/etc/rdma/rdma.toml:1:2: system is not known"),
+            ("[sytsem]\nnetns = 'shared'\n", "/etc/rdma/rdma.toml:1:2: sytsem is not known"),
             (
                 "[[device]]\nmatch = {driver = 'rxe'}\nnmae = 'x'\n",
                 "/etc/rdma/rdma.toml:3:1: device.nmae is not known",

@@ -2,7 +2,7 @@
 //! `device`: what an RDMA device is, and what it should be called.
 
 use anyhow::{Context, Result};
-use rdma_config::Root;
+use rdma_config::{Config, Root};
 use rdma_udev_helper::properties::Properties;
 use rdma_udev_helper::state::Status;
 use rdma_verbs::Protocol;
@@ -21,11 +21,15 @@ pub(crate) fn run(root: &Root, name: &str, may_rename: bool) -> Result<()> {
         return Ok(());
     };
     let mut look = world.look(&device);
+    let config = config(root);
     if may_rename {
-        consider_renaming(&mut world, &mut look);
+        consider_renaming(&mut world, &config, &mut look);
     }
     world.run.save(device.index, &look.state).context("cannot write to /run/rdma")?;
-    print!("{}", properties(&look).as_str());
+    let mut properties = properties(&look);
+    let wants = config.wants_of(&world.identity(&look).1, &device.name);
+    properties.set_some("ID_RDMA_WANTS", (!wants.is_empty()).then(|| wants.join(" ")));
+    print!("{}", properties.as_str());
     if look.state.status != Status::Pending {
         children::announce(&world, &look)?;
     }
@@ -33,9 +37,8 @@ pub(crate) fn run(root: &Root, name: &str, may_rename: bool) -> Result<()> {
 }
 
 /// Finds out whether the device is to be renamed, and whether it can be.
-fn consider_renaming(world: &mut World, look: &mut Look) {
-    let config = config(&world.root);
-    let decision = world.decision(&config, look);
+fn consider_renaming(world: &mut World, config: &Config, look: &mut Look) {
+    let decision = world.decision(config, look);
     let (device, state) = (&look.device, &mut look.state);
     decision.policy.clone_into(&mut state.policy);
     if decision.name == device.name {
@@ -43,7 +46,7 @@ fn consider_renaming(world: &mut World, look: &mut Look) {
         state.status = if kept { Status::Kept } else { Status::Renamed };
         return;
     }
-    state.status = match world.plan(&config, device.index, &decision) {
+    state.status = match world.plan(config, device.index, &decision) {
         Ok(_) => Status::Pending,
         Err(refusal) => {
             log::warning(format!(

@@ -8,6 +8,7 @@
 //! - [`state`]: what is remembered in `/run/rdma`.
 //! - [`claims`]: which device has the links of a port GUID.
 //! - [`properties`]: what udev is told.
+//! - [`udev_db`]: whether udev is done with a device.
 //! - [`world`]: the devices as they are, asked of netlink and sysfs.
 //! - [`log`]: messages for the journal.
 #![forbid(unsafe_code)]
@@ -20,4 +21,5 @@ pub mod naming;
 pub mod properties;
 pub mod renames;
 pub mod state;
+pub mod udev_db;
 pub mod world;

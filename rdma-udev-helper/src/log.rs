@@ -43,6 +43,11 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
 }
 
 fn write(priority: u8, what: &str) {
+    // Set by systemd for its services: a line can say how bad it is.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        eprintln!("<{priority}>{}", what.replace('\n', " "));
+        return;
+    }
     note(what);
     // Set by udev for its programs.
     if std::env::var_os("SEQNUM").is_none() {

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use rdma_config::{Online, Root};
 use rdma_udev_helper::log;
+use rdma_udev_helper::udev_db::is_settled;
 use rdma_udev_helper::world::{Lock, Look, World};
 use rdma_verbs::netlink::{Error, Reason};
 use rdma_verbs::sysfs::SysfsError;
@@ -48,22 +49,12 @@ pub fn look(root: &Root, online: &Online, mut with: impl FnMut(&Look)) -> Result
             }
         });
         devices.push(Device {
-            settled: is_settled(root, &device.name),
+            settled: is_settled(root, &format!("+infiniband:{}", device.name)),
             ports: ports.collect(),
             name: device.name,
         });
     }
     Ok(devices)
-}
-
-/// Whether udev has run all rules for a device and it waits for no rename; without udev there is nothing to wait for.
-fn is_settled(root: &Root, device: &str) -> bool {
-    if !root.path("/run/udev/control").exists() {
-        return true;
-    }
-    let entry = root.path("/run/udev/data").join(format!("+infiniband:{device}"));
-    std::fs::read_to_string(entry)
-        .is_ok_and(|text| !text.lines().any(|line| line == "E:SYSTEMD_READY=0"))
 }
 
 fn has_no_rdma(error: &anyhow::Error) -> bool {
@@ -75,24 +66,4 @@ fn usable<T>(fact: Result<Option<T>, SysfsError>) -> Option<T> {
         log::note(format!("{error}, going on without it"));
         None
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settled() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = Root::at(dir.path());
-        assert!(is_settled(&root, "rxe0"), "no udev");
-        std::fs::create_dir_all(root.path("/run/udev/data")).unwrap();
-        std::fs::write(root.path("/run/udev/control"), "").unwrap();
-        assert!(!is_settled(&root, "rxe0"), "nothing yet");
-        let entry = root.path("/run/udev/data/+infiniband:rxe0");
-        std::fs::write(&entry, "I:1\nE:SYSTEMD_READY=0\n").unwrap();
-        assert!(!is_settled(&root, "rxe0"), "a rename is due");
-        std::fs::write(&entry, "I:1\nE:ID_RDMA_NAME=rxe0\n").unwrap();
-        assert!(is_settled(&root, "rxe0"));
-    }
 }

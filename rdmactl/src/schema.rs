@@ -42,12 +42,24 @@ pub(crate) fn schema() -> Value {
         "match": matches,
         "name": { "type": "string", "pattern": "^[^{}]*(\\{index\\}[^{}]*)*$" },
         "policy": policy,
+        "node-description": { "type": "string", "maxLength": 64 },
+        "roce-mode": word("roce-mode"),
+        "tos": { "type": "integer", "minimum": 0, "maximum": 255 },
+        "adaptive-moderation": { "type": "boolean" },
+        "netns": { "type": "string" },
+        "drift": word("drift"),
+        "wants": one_or_list(json!({ "type": "string" })),
     }));
     entry["required"] = json!(["match"]);
+    let name = json!({ "type": "string" });
+    let mut link = table(json!({ "name": name, "type": word("type"), "netdev": name }));
+    link["required"] = json!(["name", "type", "netdev"]);
     let mut root = table(json!({
         "naming": table(json!({ "policy": policy, "scheme": word("scheme"), "ipoib": word("ipoib") })),
         "device": { "type": "array", "items": entry },
         "online": online,
+        "link": { "type": "array", "items": link },
+        "system": table(json!({ "netns": word("netns-mode") })),
     }));
     root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     root["title"] = json!("/etc/rdma/rdma.toml");
@@ -105,6 +117,8 @@ mod tests {
             (json!({ "naming": { "policy": ["path", "x"] } }), ".naming.policy"),
             (json!({ "device": [{ "match": { "pf": 3 } }] }), ".device.match.pf"),
             (json!({ "online": { "state": "up" } }), ".online.state"),
+            (json!({ "link": [{ "type": "roce" }] }), ".link.type"),
+            (json!({ "system": { "netns": true } }), ".system.netns"),
             (json!({ "online": { "storage": { "devices": "some" } } }), ".online.storage.devices"),
             (json!({ "online": { "storage": 1 } }), ".online.storage"),
         ] {

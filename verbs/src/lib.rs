@@ -4,6 +4,7 @@
 //! - [`netlink`]: RDMA netlink (`NETLINK_RDMA`, client `RDMA_NL_NLDEV`): devices, ports, links,
 //!   renames, character devices, system settings, events.
 //! - [`sysfs`]: the facts that netlink does not have: GIDs, board id, the place on the PCI bus.
+//! - [`CmDefaults`]: RoCE mode and type of service, in configfs.
 //! - [`Watch`]: waits for whatever may change any of that: [`Uevent`]s, [`AsyncEvent`]s, network interfaces.
 //! - [`Guid`], [`Gid`], [`DevIndex`], [`PortNum`], [`Protocol`]: the values both speak of.
 //!
@@ -12,6 +13,7 @@
 #![deny(unsafe_code)]
 
 mod async_events;
+mod cm_defaults;
 mod driver;
 mod id;
 pub mod netlink;
@@ -21,6 +23,7 @@ mod uevent;
 mod watch;
 
 pub use async_events::{AsyncEvent, AsyncEvents, EventType};
+pub use cm_defaults::{CmDefault, CmDefaults};
 pub use driver::driver_name;
 pub use id::{DevIndex, Gid, Guid, ParseIdError, PortNum};
 pub use protocol::{LinkLayer, Protocol, port_protocol};

@@ -73,6 +73,28 @@ impl Sysfs {
         text(&self.device(device).join("board_id"))
     }
 
+    /// `node_desc`: what the fabric calls the node, IBTA NodeDescription.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not text.
+    pub fn node_description(&self, device: &str) -> Result<Option<String>, SysfsError> {
+        text(&self.device(device).join("node_desc"))
+    }
+
+    /// Sets it: at most 64 bytes.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn set_node_description(&self, device: &str, description: &str) -> io::Result<()> {
+        fs::write(self.device(device).join("node_desc"), description)
+    }
+
+    /// The ifindex of a network interface; None when there is none of this name.
+    #[must_use]
+    pub fn netdev_index(&self, netdev: &str) -> Option<u32> {
+        parsed(&self.class_dir("net", netdev).join("ifindex")).ok().flatten()
+    }
+
     /// Link layer of a port.
     ///
     /// # Errors

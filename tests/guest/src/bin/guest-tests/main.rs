@@ -11,6 +11,7 @@ mod bed;
 mod fabric;
 mod hca;
 mod hotplug;
+mod manager;
 mod many;
 mod modules;
 mod names;
@@ -55,7 +56,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 12] = [
+    let tables: [&[Test]; 13] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -66,6 +67,7 @@ fn main() {
         netlink::TESTS,
         rdmactl::TESTS,
         online::TESTS,
+        manager::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];

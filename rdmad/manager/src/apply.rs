@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How each setting is read and set.
+
+use std::fs::File;
+
+use anyhow::{Context, Result, bail, ensure};
+use rdma_config::Root;
+use rdma_udev_helper::world::{Look, World};
+use rdma_verbs::{CmDefault, CmDefaults, PortNum, Protocol};
+
+/// Reads a setting by its key in the configuration.
+pub(crate) fn get(world: &mut World, look: &Look, key: &str) -> Result<String> {
+    let device = &look.device;
+    Ok(match key {
+        "node-description" => world.sysfs.node_description(&device.name)?.unwrap_or_default(),
+        "adaptive-moderation" => {
+            let now = world.socket.device(device.index)?;
+            let on = now.and_then(|d| d.adaptive_moderation);
+            on.context("the kernel does not say what it is")?.to_string()
+        }
+        // It is in ours, or we would not see it.
+        "netns" => String::new(),
+        _ => {
+            let defaults = cm_defaults(world, look)?;
+            let read = |port: &PortNum| defaults.get(*port, cm_default(key)?).map_err(Into::into);
+            let mut values = roce_ports(look)?.iter().map(read).collect::<Result<Vec<_>>>()?;
+            values.dedup();
+            values.join(", ")
+        }
+    })
+}
+
+/// Sets it.
+pub(crate) fn set(world: &mut World, look: &Look, key: &str, value: &str) -> Result<()> {
+    let device = &look.device;
+    match key {
+        "node-description" => Ok(world.sysfs.set_node_description(&device.name, value)?),
+        "adaptive-moderation" => {
+            Ok(world.socket.set_adaptive_moderation(device.index, value == "true")?)
+        }
+        "netns" => {
+            let path = world.root.path("/run/netns").join(value);
+            let netns = File::open(&path)
+                .with_context(|| format!("there is no network namespace {}", path.display()))?;
+            use std::os::fd::AsFd as _;
+            Ok(world.socket.set_netns(device.index, netns.as_fd())?)
+        }
+        _ => {
+            let defaults = cm_defaults(world, look)?;
+            for port in roce_ports(look)? {
+                let outcome = defaults.set(port, cm_default(key)?, value);
+                // All that the kernel says to a mode that the port does not have is EINVAL.
+                outcome.with_context(|| format!("port {port} does not take it"))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn cm_default(key: &str) -> Result<CmDefault> {
+    match key {
+        "roce-mode" => Ok(CmDefault::RoceMode),
+        "tos" => Ok(CmDefault::RoceTos),
+        other => bail!("'{other}' is no setting"),
+    }
+}
+
+fn cm_defaults(world: &mut World, look: &Look) -> Result<CmDefaults> {
+    // The kernel loads rdma_cm for the question, and answers when it is there.
+    world.socket.chardev("rdma_cm", None, None)?;
+    let defaults = CmDefaults::open(&world.root.path("/sys/kernel/config"), &look.device.name)?;
+    defaults.context("there is no /sys/kernel/config/rdma_cm; is configfs mounted?")
+}
+
+fn roce_ports(look: &Look) -> Result<Vec<PortNum>> {
+    let roce = look.ports.iter().filter(|port| port.protocol == Some(Protocol::Roce));
+    let ports: Vec<PortNum> = roce.map(|port| port.number).collect();
+    ensure!(!ports.is_empty(), "it has no RoCE port");
+    Ok(ports)
+}
+
+/// The host's name, for `%h`.
+pub(crate) fn host_name(root: &Root) -> String {
+    let name = std::fs::read_to_string(root.path("/proc/sys/kernel/hostname"));
+    name.unwrap_or_default().trim().to_owned()
+}

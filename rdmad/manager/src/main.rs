@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `rdmad`: keeps RDMA devices as the configuration says: software devices of `[[link]]`, settings of `[[device]]`,
+//! `[system]`. Between two events it sleeps.
+#![forbid(unsafe_code)]
+
+mod apply;
+mod links;
+mod manager;
+mod settings;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use manager::Manager;
+use rdma_config::Root;
+use rdma_udev_helper::log;
+use rdma_udev_helper::world::config;
+use rdma_verbs::{Change, Watch};
+use sd_notify::NotifyState;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let root = Root::system();
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("--is-needed") => return ExitCode::from(u8::from(!is_needed(&root))),
+        Some(_) => {
+            eprintln!(
+                "rdmad              run, until told to end; SIGHUP has it read the configuration again\n\
+                 rdmad --is-needed  exit status 0 when there are RDMA devices, or the configuration asks for any"
+            );
+            return ExitCode::from(2);
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let done =
+        runtime.context("cannot wait for events").and_then(|runtime| runtime.block_on(run(root)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error(format!("{error:#}"));
+            ExitCode::from(log::exit_status(&error))
+        }
+    }
+}
+
+/// Whether there is anything to do, now or when a network interface comes.
+fn is_needed(root: &Root) -> bool {
+    let config = config(root);
+    let devices = std::fs::read_dir(root.path("/sys/class/infiniband"));
+    let any = devices.is_ok_and(|mut devices| devices.next().is_some());
+    any || !config.links.is_empty() || config.netns_shared.is_some()
+}
+
+async fn run(root: Root) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let watch = Watch::open().context("cannot listen to the kernel")?;
+    #[expect(
+        deprecated,
+        reason = "what replaces it is unsafe; this descriptor is owned and stays the same"
+    )]
+    let mut watch = AsyncFd::with_interest(watch, Interest::READABLE)?;
+    let mut manager = Manager::new(root);
+    manager.tick()?;
+    notify(&[NotifyState::Ready]);
+    loop {
+        tokio::select! {
+            ready = watch.readable_mut() => {
+                let mut ready = ready?;
+                let changes = ready.get_inner_mut().wait(Some(Instant::now()))?;
+                if changes.is_empty() {
+                    ready.clear_ready();
+                    continue;
+                }
+                if changes.iter().any(|change| matches!(change, Change::Link | Change::Lost)) {
+                    manager.forget();
+                }
+                if changes.iter().any(matters) {
+                    manager.tick()?;
+                }
+            }
+            _ = hangup.recv() => {
+                let now = NotifyState::monotonic_usec_now();
+                notify(&[NotifyState::Reloading, now?]);
+                manager.reload();
+                manager.tick()?;
+                notify(&[NotifyState::Ready]);
+            }
+            _ = terminate.recv() => {
+                notify(&[NotifyState::Stopping]);
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn matters(change: &Change) -> bool {
+    match change {
+        // Network interfaces are ready when udev says so.
+        Change::Uevent(event) => {
+            event.subsystem().starts_with("infiniband")
+                || (event.subsystem() == "net" && event.from_udev)
+        }
+        Change::Async(..) => false,
+        Change::Link | Change::Lost => true,
+    }
+}
+
+/// Without systemd there is nobody to tell.
+fn notify(states: &[NotifyState<'_>]) {
+    sd_notify::notify(false, states).ok();
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Makes the devices what the configuration says, as often as something has happened.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use anyhow::{Context, Result};
+use rdma_config::{Config, Facts, Root, SETTING_KEYS};
+use rdma_udev_helper::log;
+use rdma_udev_helper::udev_db::is_settled;
+use rdma_udev_helper::world::{Lock, Look, World, config};
+use rdma_verbs::DevIndex;
+
+use crate::apply::{self, host_name};
+use crate::links::{self, Act, Made, OnNetdev};
+use crate::settings::{Before, Verdict, expand, verdict};
+
+/// What is known of a device since it was looked at.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    look: Look,
+    facts: Facts,
+}
+
+/// Everything that lasts from one look to the next. None of it is needed: what must outlive the process is in
+/// `/run/rdma`.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    root: Root,
+    config: Config,
+    known: BTreeMap<DevIndex, Known>,
+    /// What is not as it should be, by what it is about; each is told once.
+    problems: BTreeMap<String, String>,
+}
+
+impl Manager {
+    pub(crate) fn new(root: Root) -> Self {
+        let config = config(&root);
+        Self { root, config, known: BTreeMap::new(), problems: BTreeMap::new() }
+    }
+
+    /// Reads the configuration again; what was given up before is tried again.
+    pub(crate) fn reload(&mut self) {
+        self.config = config(&self.root);
+        self.known.clear();
+        self.problems.clear();
+    }
+
+    /// Devices of network interfaces may be other ones now.
+    pub(crate) fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    /// Looks at what is there and does what is to be done.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked. What cannot be done to one device or link is a warning, and the rest is done.
+    pub(crate) fn tick(&mut self) -> Result<()> {
+        let mut world = World::now(&self.root, Lock::None)?;
+        self.system(&mut world);
+        if self.links(&mut world)? {
+            world = World::now(&self.root, Lock::None)?;
+        }
+        self.settings(&mut world);
+        Ok(())
+    }
+
+    /// Tells a problem when it is new, and that it is over.
+    fn tell(&mut self, about: &str, problem: Option<String>) {
+        match problem {
+            None => {
+                if self.problems.remove(about).is_some() {
+                    log::note(format!("{about}: it is as it should be now"));
+                }
+            }
+            Some(problem) if self.problems.get(about) == Some(&problem) => {}
+            Some(problem) => {
+                log::warning(format!("{about}: {problem}"));
+                self.problems.insert(about.to_owned(), problem);
+            }
+        }
+    }
+
+    /// `[system] netns`
+    fn system(&mut self, world: &mut World) {
+        let Some(shared) = self.config.netns_shared else { return };
+        let mode = if shared { "shared" } else { "exclusive" };
+        let about = format!("[system] netns = \"{mode}\"");
+        if self.problems.contains_key(&about) {
+            // The kernel refuses for good as soon as there is another network namespace.
+            return;
+        }
+        let outcome = world.socket.system().and_then(|system| {
+            if system.netns_shared == Some(shared) {
+                return Ok(false);
+            }
+            world.socket.set_netns_shared(shared).map(|()| true)
+        });
+        match outcome {
+            Ok(false) => {}
+            Ok(true) => log::note(format!("{about}: done")),
+            Err(error) => {
+                let kind =
+                    error.reason.errno().map(|errno| io::Error::from_raw_os_error(errno).kind());
+                let hint = match kind {
+                    Some(io::ErrorKind::ResourceBusy) => {
+                        "; other network namespaces are in use: it needs a reboot"
+                    }
+                    _ => "",
+                };
+                self.tell(&about, Some(format!("{error}{hint}")));
+            }
+        }
+    }
+
+    /// Makes and removes software devices; true when any came or went.
+    fn links(&mut self, world: &mut World) -> Result<bool> {
+        let made = links::made(&self.root);
+        if self.config.links.is_empty() && made.is_empty() {
+            return Ok(false);
+        }
+        let devices = world.devices.clone();
+        let on_netdev = devices.iter().filter_map(|device| {
+            let look = world.look(device);
+            Some(OnNetdev {
+                index: device.index,
+                name: device.name.clone(),
+                driver: look.driver.clone()?,
+                netdev: look.ports.iter().find_map(|p| Some(p.netdev()?.name.clone()))?,
+            })
+        });
+        let on_netdev: Vec<OnNetdev> = on_netdev.collect();
+        // Under a name that udev may yet change it is another's interface.
+        let has_netdev = |name: &str| {
+            let index = world.sysfs.netdev_index(name);
+            index.is_some_and(|index| is_settled(&self.root, &format!("n{index}")))
+        };
+        let acts = links::plan(&self.config.links, &made, &on_netdev, has_netdev);
+        let mut changed = false;
+        for act in acts {
+            let (name, outcome) = match &act {
+                Act::Make(link) => (&link.name, self.make(world, link)),
+                Act::Adopt(name, index) => (name, self.note_index(name, &made, *index)),
+                Act::Remove(name, index) => (
+                    name,
+                    world.socket.delete_link(*index).map_err(Into::into).and_then(|()| {
+                        log::note(format!(
+                            "removed device '{name}', which no [[link]] asks for any more"
+                        ));
+                        self.write(name, None)
+                    }),
+                ),
+                Act::Forget(name) => (name, self.write(name, None)),
+            };
+            changed |= !matches!(act, Act::Forget(_) | Act::Adopt(..)) && outcome.is_ok();
+            let name = name.clone();
+            self.tell(&format!("[[link]] {name}"), outcome.err().map(|error| format!("{error:#}")));
+        }
+        Ok(changed)
+    }
+
+    fn make(&self, world: &mut World, link: &rdma_config::Link) -> Result<()> {
+        let made = Made { kind: link.kind.to_owned(), netdev: link.netdev.clone(), index: None };
+        // First, so that whoever comes after us knows whose it is.
+        self.write(&link.name, Some(&made))?;
+        if let Err(error) = world.socket.new_link(&link.name, link.kind, &link.netdev) {
+            self.write(&link.name, None)?;
+            return Err(error.into());
+        }
+        let device = world.socket.devices()?.into_iter().find(|d| d.name == link.name);
+        if let Some(device) = device {
+            self.write(&link.name, Some(&Made { index: Some(device.index), ..made }))?;
+        }
+        log::note(format!("made {} device '{}' on '{}'", link.kind, link.name, link.netdev));
+        Ok(())
+    }
+
+    fn note_index(&self, name: &str, made: &BTreeMap<String, Made>, index: DevIndex) -> Result<()> {
+        let Some(made) = made.get(name) else { return Ok(()) };
+        self.write(name, Some(&Made { index: Some(index), ..made.clone() }))
+    }
+
+    fn write(&self, name: &str, made: Option<&Made>) -> Result<()> {
+        links::write(&self.root, name, made).context("cannot write to /run/rdma/links")
+    }
+
+    /// Applies the settings of every device that udev is done with.
+    fn settings(&mut self, world: &mut World) {
+        let devices = world.devices.clone();
+        let gone: Vec<DevIndex> =
+            self.known.keys().filter(|index| world.by_index(**index).is_none()).copied().collect();
+        for index in gone {
+            Before::forget(&self.root, index);
+            if let Some(known) = self.known.remove(&index) {
+                let of = of_device(&known.name, "");
+                self.problems.retain(|about, _| !about.starts_with(&of));
+            }
+        }
+        let host = host_name(&self.root);
+        for device in devices {
+            if self.known.get(&device.index).is_none_or(|known| known.name != device.name) {
+                if !is_settled(&self.root, &format!("+infiniband:{}", device.name)) {
+                    continue;
+                }
+                let look = world.look(&device);
+                let facts = world.identity(&look).1;
+                let name = device.name.clone();
+                self.known.insert(device.index, Known { name, look, facts });
+            }
+            self.apply(world, device.index, &host);
+        }
+    }
+
+    fn apply(&mut self, world: &mut World, index: DevIndex, host: &str) {
+        let Some(Known { name, look, facts }) = self.known.get(&index) else { return };
+        let (name, look) = (name.clone(), look.clone());
+        let wanted = self.config.settings_of(facts);
+        if wanted.is_empty() {
+            return;
+        }
+        let repair = self.config.repairs(facts);
+        let wanted: Vec<(&str, String)> = SETTING_KEYS
+            .into_iter()
+            .filter_map(|key| Some((key, expand(wanted.get(key)?, &name, host))))
+            .collect();
+        let before = Before::read(&self.root, index, look.device.node_guid);
+        let mut after = before.clone();
+        for (key, value) in wanted {
+            let set_before = before.0.get(key).map(String::as_str);
+            let problem = match one(world, &look, key, &value, set_before, repair) {
+                Ok(None) => {
+                    after.0.insert(key.to_owned(), value);
+                    None
+                }
+                Ok(Some(problem)) => Some(problem),
+                Err(error) => Some(format!("cannot set it to '{value}': {error:#}")),
+            };
+            self.tell(&of_device(&name, key), problem);
+        }
+        if after != before
+            && let Err(error) = after.write(&self.root, index)
+        {
+            self.tell("/run/rdma/settings", Some(format!("cannot write there: {error}")));
+        }
+    }
+}
+
+/// Makes one setting what it should be; what is in the way, where that is nobody's failure.
+fn one(
+    world: &mut World,
+    look: &Look,
+    key: &str,
+    wanted: &str,
+    set_before: Option<&str>,
+    repair: bool,
+) -> Result<Option<String>> {
+    let is = apply::get(world, look, key)?;
+    match verdict(wanted, &is, set_before, repair) {
+        Verdict::Good => Ok(None),
+        Verdict::Drifted => Ok(Some(format!(
+            "somebody has changed it from '{wanted}' to '{is}'; it stays so until the configuration is read again"
+        ))),
+        Verdict::Set => {
+            apply::set(world, look, key, wanted)?;
+            log::note(format!("{}: '{wanted}', was '{is}'", of_device(&look.device.name, key)));
+            Ok(None)
+        }
+    }
+}
+
+fn of_device(name: &str, key: &str) -> String {
+    format!("RDMA device '{name}' {key}")
+}

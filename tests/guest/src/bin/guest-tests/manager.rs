@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `rdmad`: software links, settings of devices, the mode of network namespaces.
+
+use anyhow::{Result, ensure};
+
+use super::bed::{self, Bed, devices, sh, unplug, wait_active, wait_for};
+use super::hca::{live, plug};
+use super::names::CONFIG;
+use super::{Test, better};
+
+const NONE: &str = "rdma-core sets nothing but node descriptions";
+
+pub(crate) const TESTS: &[Test] = &[
+    better("manager_makes_links_as_interfaces_come", NONE, links),
+    better("manager_killed_at_any_moment_changes_nothing", NONE, killed),
+    better("manager_sets_what_an_entry_says", NONE, settings),
+    better("manager_reports_or_repairs_drift", NONE, drift),
+    better("manager_gives_a_roce_mode", NONE, roce),
+    better("manager_moves_devices_to_a_namespace", NONE, netns),
+    better("device_wants_units_of_its_entry", NONE, wants),
+    better("manager_sleeps_when_nothing_happens", NONE, idle),
+];
+
+const UNIT: &str = "rdmad.service";
+const LINK: &str = "[[link]]\nname = 'lab0'\ntype = 'rxe'\nnetdev = 'labnic'\n";
+
+/// Has rdmad read a configuration. Without devices and links there is nothing for it to do, and it does not run.
+fn configure(bed: &mut Bed, text: &str) -> Result<()> {
+    bed.file(CONFIG, text)?;
+    reload()?;
+    bed.stop_later(UNIT);
+    Ok(())
+}
+
+fn reload() -> Result<()> {
+    sh(&format!("systemctl reload-or-restart {UNIT}; ! systemctl is-failed -q {UNIT}"))?;
+    Ok(())
+}
+
+fn nic(name: &str) -> Result<()> {
+    sh(&format!("ip link add {name} type dummy; ip link set {name} up"))?;
+    Ok(())
+}
+
+fn wait_devices(expected: &str) -> Result<()> {
+    wait_for(&format!("the devices are '{expected}'"), || Ok(devices()? == expected))?;
+    sh("udevadm settle")?;
+    Ok(())
+}
+
+fn links(bed: &mut Bed) -> Result<()> {
+    configure(bed, LINK)?;
+    ensure!(devices()?.is_empty(), "there is a device without its interface");
+    for _ in 0..2 {
+        nic("labnic")?;
+        wait_devices("lab0")?;
+        sh("ip link delete labnic")?;
+        wait_devices("")?;
+    }
+    // What somebody else has made is taken for it, and left alone for good.
+    bed.file(CONFIG, "")?;
+    reload()?;
+    nic("labnic")?;
+    bed::plug("rxe", "byhand", "labnic")?;
+    configure(bed, LINK)?;
+    wait_devices("byhand")?;
+    bed.file(CONFIG, "")?;
+    reload()?;
+    wait_devices("byhand")?;
+    unplug("byhand")?;
+    // What is not asked for any more goes, under whatever name.
+    configure(bed, LINK)?;
+    wait_devices("lab0")?;
+    sh("rdma dev set lab0 name other; udevadm settle")?;
+    bed.file(CONFIG, "")?;
+    reload()?;
+    wait_devices("")
+}
+
+fn killed(bed: &mut Bed) -> Result<()> {
+    bed.provokes("rdmad.service");
+    configure(bed, LINK)?;
+    let kill = || sh(&format!("systemctl kill -s KILL {UNIT}; systemctl reset-failed {UNIT}"));
+    for round in 0..4 {
+        nic("labnic")?;
+        // At once, and some time into it.
+        sh(&format!("sleep 0.{}", round * 7 % 10))?;
+        kill()?;
+        wait_devices("lab0")?;
+        let index =
+            sh("cat /sys/class/infiniband/lab0/node_guid; rdma dev show lab0 | cut -d: -f1")?;
+        kill()?;
+        wait_active(UNIT)?;
+        let after =
+            sh("cat /sys/class/infiniband/lab0/node_guid; rdma dev show lab0 | cut -d: -f1")?;
+        ensure!(index == after, "it was made again: {index}, then {after}");
+        sh("ip link delete labnic")?;
+        kill()?;
+        wait_devices("")?;
+    }
+    nic("labnic")?;
+    wait_devices("lab0")?;
+    kill()?;
+    bed.file(CONFIG, "")?;
+    wait_active(UNIT)?;
+    reload()?;
+    wait_devices("")
+}
+
+fn description(device: &str) -> Result<String> {
+    sh(&format!("cat /sys/class/infiniband/{device}/node_desc"))
+}
+
+/// Set at the plug, after a rename, after the driver was away.
+fn settings(bed: &mut Bed) -> Result<()> {
+    configure(
+        bed,
+        "[[device]]\nmatch = { board-id = 'LAB*' }\nnode-description = '%h-%d'\nadaptive-moderation = true\n",
+    )?;
+    // vhca's driver has no moderation: said once, and the rest is done.
+    bed.provokes("adaptive-moderation");
+    let host = sh("cat /proc/sys/kernel/hostname")?;
+    let device = plug("a", 1, &[("board_id", "LAB-1")])?;
+    let is = |device: &str| -> Result<()> {
+        let wanted = format!("{host}-{device}");
+        wait_for(&format!("the description is {wanted}"), || Ok(description(device)? == wanted))
+    };
+    is(&device)?;
+    sh(&format!("rdma dev set {device} name other"))?;
+    is("other")?;
+    live("a", false)?;
+    live("a", true)?;
+    is(&super::hca::device("a")?)?;
+    let other = plug("b", 1, &[("board_id", "OTHER")])?;
+    ensure!(!description(&other)?.contains(&host), "a device that no entry is about was set");
+    // Of another boot than this one's, and then of this one's.
+    sh(&format!("systemctl stop {UNIT}"))?;
+    live("a", false)?;
+    live("a", true)?;
+    let device = super::hca::device("a")?;
+    ensure!(!description(&device)?.contains(&host), "it kept its description without us");
+    sh(&format!("systemctl start {UNIT}"))?;
+    is(&device)
+}
+
+fn drift(bed: &mut Bed) -> Result<()> {
+    let entry = "[[device]]\nmatch = { board-id = 'LAB*' }\nnode-description = 'mine'\n";
+    configure(bed, entry)?;
+    bed.provokes("somebody has changed it from 'mine' to 'theirs'");
+    let device = plug("a", 1, &[("board_id", "LAB-1")])?;
+    let wait = |text: &str| {
+        wait_for(&format!("the description is {text}"), || Ok(description(&device)? == text))
+    };
+    let change = || {
+        sh(&format!(
+            "echo theirs >/sys/class/infiniband/{device}/node_desc; udevadm trigger -w /sys/class/infiniband/{device}"
+        ))
+    };
+    wait("mine")?;
+    change()?;
+    wait_for("it is reported", || {
+        Ok(bed.journal(&format!("-u {UNIT}"))?.contains("somebody has changed it"))
+    })?;
+    // Also by one that starts anew.
+    sh(&format!("systemctl restart {UNIT}"))?;
+    wait("theirs")?;
+    configure(bed, &format!("{entry}drift = 'repair'\n"))?;
+    wait("mine")?;
+    change()?;
+    wait("mine")
+}
+
+fn roce(bed: &mut Bed) -> Result<()> {
+    configure(bed, "[[device]]\nmatch = { sysname = 'lab0' }\nroce-mode = 'v2'\ntos = 106\n")?;
+    nic("labnic")?;
+    bed::plug("rxe", "lab0", "labnic")?;
+    let read = || {
+        sh("d=/sys/kernel/config/rdma_cm/lab0; mkdir $d 2>/dev/null || exit 0
+            cat $d/ports/1/default_roce_mode $d/ports/1/default_roce_tos | xargs; rmdir $d")
+    };
+    wait_for("mode and type of service are set", || Ok(read()? == "RoCE v2 106"))?;
+    unplug("lab0")?;
+    bed::plug("rxe", "lab0", "labnic")?;
+    wait_for("and again", || Ok(read()? == "RoCE v2 106"))?;
+    sh("rdma dev set lab0 name lab1; udevadm settle; rdma dev set lab1 name lab0; udevadm settle")?;
+    ensure!(read()? == "RoCE v2 106", "not after a rename: {}", read()?);
+    ensure!(
+        sh("ls /sys/kernel/config/rdma_cm")?.is_empty(),
+        "rdmad leaves a directory in configfs"
+    );
+    Ok(())
+}
+
+fn netns(bed: &mut Bed) -> Result<()> {
+    let outcome = netns_modes(bed);
+    // Nothing else here expects it to be exclusive.
+    sh("ip netns delete lab-blue 2>/dev/null; true")?;
+    wait_for("devices are shared again", || {
+        Ok(sh("rdma system set netns shared 2>/dev/null; rdma system")?.contains("netns shared"))
+    })?;
+    outcome
+}
+
+fn netns_modes(bed: &mut Bed) -> Result<()> {
+    bed.provokes("[system] netns = \"shared\"");
+    bed.provokes("there is no network namespace");
+    wait_for("no network namespace is left", || {
+        Ok(sh("rdma system set netns exclusive 2>/dev/null && echo yes || echo no")? == "yes")
+    })?;
+    sh("rdma system set netns shared")?;
+    let entry = "[[device]]\nmatch = { board-id = 'LAB*' }\nnetns = 'lab-blue'\n";
+    configure(bed, &format!("[system]\nnetns = 'exclusive'\n{entry}"))?;
+    ensure!(sh("rdma system")?.contains("netns exclusive"), "{}", sh("rdma system")?);
+    let device = plug("a", 1, &[("board_id", "LAB-1")])?;
+    wait_for("it says that the namespace is missing", || {
+        let said = bed.journal(&format!("-u {UNIT}"))?;
+        Ok(said.contains("there is no network namespace /run/netns/lab-blue"))
+    })?;
+    sh("ip netns add lab-blue")?;
+    reload()?;
+    wait_for("the device is in its namespace", || {
+        Ok(sh("ip netns exec lab-blue rdma dev")?.contains(&device))
+    })?;
+    // It comes back with the end of the namespace, or goes with its HCA.
+    live("a", false)?;
+    // The kernel refuses while there is one.
+    configure(bed, "[system]\nnetns = 'shared'\n")?;
+    let said = bed.journal(&format!("-u {UNIT}"))?;
+    ensure!(said.contains("it needs a reboot"), "{said}");
+    Ok(())
+}
+
+fn wants(bed: &mut Bed) -> Result<()> {
+    bed.file(
+        "/run/systemd/system/lab-agent@.service",
+        "[Service]\nExecStart=sleep infinity\n[Unit]\nStopWhenUnneeded=yes\n",
+    )?;
+    sh("systemctl daemon-reload")?;
+    bed.file(
+        CONFIG,
+        "[[device]]\nmatch = { board-id = 'LAB*' }\nname = 'rail7'\nwants = 'lab-agent@{name}.service'\n",
+    )?;
+    plug("a", 1, &[("board_id", "LAB-1")])?;
+    wait_active("lab-agent@rail7.service")?;
+    ensure!(
+        sh("systemctl list-units --plain --no-legend 'lab-agent@*'")?.lines().count() == 1,
+        "an agent of another name"
+    );
+    live("a", false)?;
+    bed::wait_inactive("lab-agent@rail7.service")
+}
+
+/// Eight devices, and nothing that happens.
+fn idle(bed: &mut Bed) -> Result<()> {
+    let links: String = (0..8)
+        .map(|n| format!("[[link]]\nname = 'rail{n}'\ntype = 'rxe'\nnetdev = 'lab{n}'\n"))
+        .collect();
+    for n in 0..8 {
+        nic(&format!("lab{n}"))?;
+    }
+    configure(bed, &links)?;
+    wait_for("all are there", || Ok(devices()?.split(' ').count() == 8))?;
+    sh("udevadm settle; sleep 3")?;
+    let pid = sh(&format!("systemctl show -P MainPID {UNIT}"))?;
+    let switches = || sh(&format!("grep ctxt_switches /proc/{pid}/status"));
+    let before = switches()?;
+    sh("sleep 60")?;
+    ensure!(switches()? == before, "it wakes up for nothing: {before}, then {}", switches()?);
+    let rss: u64 = sh(&format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{pid}/status"))?.parse()?;
+    println!("rdmad with 8 devices: RSS {rss} KiB, no wakeup in 60 s");
+    ensure!(rss < 8 * 1024, "its RSS is {rss} KiB");
+    Ok(())
+}
