@@ -97,6 +97,11 @@ impl Watch {
         Ok(())
     }
 
+    /// Has the events of a device told no more. Who removes a device must do this first: rxe and siw wait for it.
+    pub fn let_go(&mut self, node: &str) {
+        number(node).map(|number| self.contexts.remove(&number));
+    }
+
     /// What has changed, at least one thing; nothing when the deadline has passed.
     ///
     /// # Errors

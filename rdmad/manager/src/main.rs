@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `rdmad`: keeps RDMA devices as the configuration says: software devices of `[[link]]`, settings of `[[device]]`,
-//! `[system]`. Between two events it sleeps.
+//! `[system]`; and tells of devices and ports on D-Bus. Between two events it sleeps.
 #![forbid(unsafe_code)]
 
 mod apply;
+mod bus;
 mod links;
 mod manager;
+mod model;
+mod polkit;
 mod settings;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use bus::{Bus, Order};
 use manager::Manager;
 use rdma_config::Root;
 use rdma_udev_helper::log;
@@ -21,6 +25,7 @@ use sd_notify::NotifyState;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 fn main() -> ExitCode {
     let root = Root::system();
@@ -64,8 +69,17 @@ async fn run(root: Root) -> Result<()> {
         reason = "what replaces it is unsafe; this descriptor is owned and stays the same"
     )]
     let mut watch = AsyncFd::with_interest(watch, Interest::READABLE)?;
-    let mut manager = Manager::new(root);
-    manager.tick()?;
+    let (orders, mut ordered) = mpsc::channel(16);
+    let mut manager = Manager::new(root.clone());
+    manager.tick(watch.get_mut())?;
+    let mut bus = match Bus::open(&root, orders).await {
+        Ok(bus) => Some(bus),
+        Err(error) => {
+            log::warning(format!("{error:#}; going on without it"));
+            None
+        }
+    };
+    show(&mut bus, &manager).await;
     notify(&[NotifyState::Ready]);
     loop {
         tokio::select! {
@@ -76,25 +90,47 @@ async fn run(root: Root) -> Result<()> {
                     ready.clear_ready();
                     continue;
                 }
-                if changes.iter().any(|change| matches!(change, Change::Link | Change::Lost)) {
-                    manager.forget();
+                for change in &changes {
+                    match change {
+                        Change::Link | Change::Lost => manager.forget(),
+                        Change::Async(node, _) => manager.forget_node(node),
+                        Change::Uevent(_) => {}
+                    }
                 }
                 if changes.iter().any(matters) {
-                    manager.tick()?;
+                    manager.tick(watch.get_mut())?;
                 }
             }
-            _ = hangup.recv() => {
-                let now = NotifyState::monotonic_usec_now();
-                notify(&[NotifyState::Reloading, now?]);
-                manager.reload();
-                manager.tick()?;
-                notify(&[NotifyState::Ready]);
+            _ = hangup.recv() => reload(&mut manager, watch.get_mut())?,
+            Some(Order::Reload(done)) = ordered.recv() => {
+                reload(&mut manager, watch.get_mut())?;
+                // Whoever asked may have gone.
+                done.send(()).ok();
             }
             _ = terminate.recv() => {
                 notify(&[NotifyState::Stopping]);
                 return Ok(());
             }
         }
+        show(&mut bus, &manager).await;
+    }
+}
+
+fn reload(manager: &mut Manager, watch: &mut Watch) -> Result<()> {
+    let now = NotifyState::monotonic_usec_now();
+    notify(&[NotifyState::Reloading, now?]);
+    manager.reload();
+    manager.tick(watch)?;
+    notify(&[NotifyState::Ready]);
+    Ok(())
+}
+
+/// Brings the bus up to date. Without a bus the rest goes on.
+async fn show(bus: &mut Option<Bus>, manager: &Manager) {
+    let Some(open) = bus else { return };
+    if let Err(error) = open.show(&manager.model(), manager.problems()).await {
+        log::warning(format!("the system bus is lost: {error:#}; going on without it"));
+        *bus = None;
     }
 }
 
@@ -105,8 +141,7 @@ fn matters(change: &Change) -> bool {
             event.subsystem().starts_with("infiniband")
                 || (event.subsystem() == "net" && event.from_udev)
         }
-        Change::Async(..) => false,
-        Change::Link | Change::Lost => true,
+        Change::Async(..) | Change::Link | Change::Lost => true,
     }
 }
 

@@ -9,18 +9,22 @@ use rdma_config::{Config, Facts, Root, SETTING_KEYS};
 use rdma_udev_helper::log;
 use rdma_udev_helper::udev_db::is_settled;
 use rdma_udev_helper::world::{Lock, Look, World, config};
-use rdma_verbs::DevIndex;
+use rdma_verbs::netlink::Device;
+use rdma_verbs::{DevIndex, Watch};
 
 use crate::apply::{self, host_name};
 use crate::links::{self, Act, Made, OnNetdev};
+use crate::model::{self, Model};
 use crate::settings::{Before, Verdict, expand, verdict};
 
 /// What is known of a device since it was looked at.
 #[derive(Debug)]
 struct Known {
-    name: String,
     look: Look,
     facts: Facts,
+    shown: model::Device,
+    /// Whether its events are told.
+    followed: bool,
 }
 
 /// Everything that lasts from one look to the next. None of it is needed: what must outlive the process is in
@@ -47,22 +51,37 @@ impl Manager {
         self.problems.clear();
     }
 
-    /// Devices of network interfaces may be other ones now.
+    /// Anything may have changed: everything is looked at again.
     pub(crate) fn forget(&mut self) {
         self.known.clear();
+    }
+
+    /// A device has said something of itself; `node` is its uverbs node.
+    pub(crate) fn forget_node(&mut self, node: &str) {
+        self.known.retain(|_, known| known.look.nodes.iter().all(|n| n.name != node));
+    }
+
+    /// The devices that udev is done with.
+    pub(crate) fn model(&self) -> Model {
+        self.known.iter().map(|(index, known)| (*index, known.shown.clone())).collect()
+    }
+
+    /// What is not as it should be, by what it is about.
+    pub(crate) fn problems(&self) -> &BTreeMap<String, String> {
+        &self.problems
     }
 
     /// Looks at what is there and does what is to be done.
     ///
     /// # Errors
     /// The kernel cannot be asked. What cannot be done to one device or link is a warning, and the rest is done.
-    pub(crate) fn tick(&mut self) -> Result<()> {
+    pub(crate) fn tick(&mut self, watch: &mut Watch) -> Result<()> {
         let mut world = World::now(&self.root, Lock::None)?;
         self.system(&mut world);
-        if self.links(&mut world)? {
+        if self.links(&mut world, watch)? {
             world = World::now(&self.root, Lock::None)?;
         }
-        self.settings(&mut world);
+        self.devices(&mut world, watch);
         Ok(())
     }
 
@@ -115,7 +134,7 @@ impl Manager {
     }
 
     /// Makes and removes software devices; true when any came or went.
-    fn links(&mut self, world: &mut World) -> Result<bool> {
+    fn links(&mut self, world: &mut World, watch: &mut Watch) -> Result<bool> {
         let made = links::made(&self.root);
         if self.config.links.is_empty() && made.is_empty() {
             return Ok(false);
@@ -142,15 +161,7 @@ impl Manager {
             let (name, outcome) = match &act {
                 Act::Make(link) => (&link.name, self.make(world, link)),
                 Act::Adopt(name, index) => (name, self.note_index(name, &made, *index)),
-                Act::Remove(name, index) => (
-                    name,
-                    world.socket.delete_link(*index).map_err(Into::into).and_then(|()| {
-                        log::note(format!(
-                            "removed device '{name}', which no [[link]] asks for any more"
-                        ));
-                        self.write(name, None)
-                    }),
-                ),
+                Act::Remove(name, index) => (name, self.remove(world, watch, name, *index)),
                 Act::Forget(name) => (name, self.write(name, None)),
             };
             changed |= !matches!(act, Act::Forget(_) | Act::Adopt(..)) && outcome.is_ok();
@@ -176,6 +187,23 @@ impl Manager {
         Ok(())
     }
 
+    fn remove(
+        &mut self,
+        world: &mut World,
+        watch: &mut Watch,
+        name: &str,
+        index: DevIndex,
+    ) -> Result<()> {
+        if let Some(device) = world.by_index(index).cloned() {
+            world.look(&device).nodes.iter().for_each(|node| watch.let_go(&node.name));
+        }
+        self.known.remove(&index);
+        Before::forget(&self.root, index);
+        world.socket.delete_link(index)?;
+        log::note(format!("removed device '{name}', which no [[link]] asks for any more"));
+        self.write(name, None)
+    }
+
     fn note_index(&self, name: &str, made: &BTreeMap<String, Made>, index: DevIndex) -> Result<()> {
         let Some(made) = made.get(name) else { return Ok(()) };
         self.write(name, Some(&Made { index: Some(index), ..made.clone() }))
@@ -185,36 +213,58 @@ impl Manager {
         links::write(&self.root, name, made).context("cannot write to /run/rdma/links")
     }
 
-    /// Applies the settings of every device that udev is done with.
-    fn settings(&mut self, world: &mut World) {
+    /// Looks at every device that is new, and that udev is done with; applies settings.
+    fn devices(&mut self, world: &mut World, watch: &mut Watch) {
         let devices = world.devices.clone();
         let gone: Vec<DevIndex> =
             self.known.keys().filter(|index| world.by_index(**index).is_none()).copied().collect();
         for index in gone {
             Before::forget(&self.root, index);
             if let Some(known) = self.known.remove(&index) {
-                let of = of_device(&known.name, "");
+                let of = of_device(&known.look.device.name, "");
                 self.problems.retain(|about, _| !about.starts_with(&of));
             }
         }
         let host = host_name(&self.root);
         for device in devices {
-            if self.known.get(&device.index).is_none_or(|known| known.name != device.name) {
+            let is_known = |known: &Known| known.followed && known.look.device.name == device.name;
+            if !self.known.get(&device.index).is_some_and(is_known) {
                 if !is_settled(&self.root, &format!("+infiniband:{}", device.name)) {
                     continue;
                 }
-                let look = world.look(&device);
+                let (look, followed) = self.follow(world, watch, &device);
                 let facts = world.identity(&look).1;
-                let name = device.name.clone();
-                self.known.insert(device.index, Known { name, look, facts });
+                let shown = model::device(world, &look);
+                self.known.insert(device.index, Known { look, facts, shown, followed });
             }
             self.apply(world, device.index, &host);
         }
     }
 
+    /// Looks at a device. Also whether what changes after this is told: not while its node is just coming or going.
+    fn follow(&mut self, world: &mut World, watch: &mut Watch, device: &Device) -> (Look, bool) {
+        let mut look = world.look(device);
+        let uverbs = look.nodes.iter().find(|node| node.class == "infiniband_verbs");
+        let nodes = self.root.path("/dev/infiniband");
+        let outcome = match uverbs {
+            Some(node) => watch.follow(&nodes, &node.name, look.driver.as_deref()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let is_loaded = self.root.path("/sys/class/infiniband_verbs").exists();
+        let problem = match &outcome {
+            Err(_) if !is_loaded => Some("ib_uverbs is not loaded".to_owned()),
+            Err(error) if is_there(world, device) && uverbs.is_some() => Some(error.to_string()),
+            _ => None,
+        };
+        let problem = problem.map(|why| format!("changes are not seen at once: {why}"));
+        self.tell(&of_device(&device.name, "ports"), problem);
+        look.ports = world.ports(device);
+        (look, outcome.is_ok())
+    }
+
     fn apply(&mut self, world: &mut World, index: DevIndex, host: &str) {
-        let Some(Known { name, look, facts }) = self.known.get(&index) else { return };
-        let (name, look) = (name.clone(), look.clone());
+        let Some(Known { look, facts, .. }) = self.known.get(&index) else { return };
+        let (name, look) = (look.device.name.clone(), look.clone());
         let wanted = self.config.settings_of(facts);
         if wanted.is_empty() {
             return;
@@ -234,6 +284,8 @@ impl Manager {
                     None
                 }
                 Ok(Some(problem)) => Some(problem),
+                // It has gone, or has another name by now; its event is on the way.
+                Err(_) if !is_there(world, &look.device) => return,
                 Err(error) => Some(format!("cannot set it to '{value}': {error:#}")),
             };
             self.tell(&of_device(&name, key), problem);
@@ -267,6 +319,12 @@ fn one(
             Ok(None)
         }
     }
+}
+
+/// Whether a device is still there, and called the same.
+fn is_there(world: &mut World, device: &Device) -> bool {
+    let now = world.socket.device(device.index).ok().flatten();
+    now.is_some_and(|now| now.name == device.name)
 }
 
 fn of_device(name: &str, key: &str) -> String {

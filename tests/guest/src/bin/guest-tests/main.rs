@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod bed;
+mod bus;
 mod fabric;
 mod hca;
 mod hotplug;
@@ -56,7 +57,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 13] = [
+    let tables: [&[Test]; 14] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -68,6 +69,7 @@ fn main() {
         rdmactl::TESTS,
         online::TESTS,
         manager::TESTS,
+        bus::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];

@@ -23,7 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("rdmactl_checks_the_configuration", NONE, check),
 ];
 
-fn json(command: &str) -> Result<Vec<Value>> {
+pub(crate) fn json(command: &str) -> Result<Vec<Value>> {
     let text = sh(command)?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("{command}: {text}"))?;
     Ok(value.as_array().cloned().unwrap_or_default())

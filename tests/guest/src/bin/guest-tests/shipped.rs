@@ -37,7 +37,7 @@ fn units(bed: &mut Bed) -> Result<()> {
 /// How exposed each service is at most, in tenths, as `systemd-analyze security` counts it. The loader of
 /// modules is what it is; its unit says why.
 const EXPOSURE: [(&str, u32); 6] = [
-    ("rdmad.service", 25),
+    ("rdmad.service", 26),
     ("rdma-wait-online.service", 21),
     ("rdma-wait-online@x.service", 21),
     ("rdma-load-modules@rdma.service", 75),
