@@ -31,7 +31,9 @@ pub fn claim(
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error),
     }
-    // Rare from here on: it is there, be it our own from an earlier event.
+    // Rare from here on: it is there, be it our own from an earlier event, or of a device whose remove event is still
+    // to be dealt with. A lock of its own: the caller holds the one over names, and would wait for itself.
+    let _alone = run.lock_file("port-guid/.lock", true)?;
     let owner = fs::read_link(&path).ok().and_then(|target| parse(target.to_str()?));
     match owner {
         Some(owner) if owner == claimer => Ok(claimer),
@@ -40,7 +42,6 @@ pub fn claim(
             Ok(owner)
         }
         _ => {
-            let _alone = run.lock(true)?;
             let new = run.path(&format!("port-guid/{guid}.{}", std::process::id()));
             symlink(&mine, &new)?;
             fs::rename(&new, &path)?;
@@ -92,5 +93,19 @@ mod tests {
         assert!(!release(&run, DevIndex(9)));
         // An owner that went without a word.
         assert_eq!(claim(first, false), first);
+    }
+
+    /// As `device` and `node` do, who have the names locked while they claim.
+    #[test]
+    fn an_owner_that_is_gone_is_replaced_under_the_lock_over_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = Run::of(&Root::at(dir.path()));
+        let _names = run.lock(false).unwrap();
+        let (gone, new) = ((DevIndex(1), PortNum(1)), (DevIndex(2), PortNum(1)));
+        claim(&run, Guid(7), gone, |_| true).unwrap();
+        let (done, when_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(claim(&run, Guid(7), new, |_| false).unwrap()));
+        let owner = when_done.recv_timeout(std::time::Duration::from_secs(30));
+        assert_eq!(owner, Ok(new), "it waits for itself");
     }
 }

@@ -116,10 +116,19 @@ impl Run {
     /// What the file system reports.
     pub fn lock(&self, alone: bool) -> io::Result<File> {
         fs::create_dir_all(&self.dir)?;
+        self.lock_file("lock", alone)
+    }
+
+    /// Takes a lock of another name. A lock that this process has already under the same name is waited for like any
+    /// other's.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn lock_file(&self, name: &str, alone: bool) -> io::Result<File> {
         // Not even to be read by others: whoever can open it can lock it, and stop all renames.
         let mut options = File::options();
         options.create(true).truncate(false).write(true).mode(0o600);
-        let file = options.open(self.path("lock"))?;
+        let file = options.open(self.path(name))?;
         let how = if alone { FlockOperation::LockExclusive } else { FlockOperation::LockShared };
         flock(&file, how)?;
         Ok(file)
