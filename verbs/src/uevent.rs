@@ -5,12 +5,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::protocols::NETLINK_KOBJECT_UEVENT;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 
 /// The multicast groups: of the kernel, of udev.
 const KERNEL: u32 = 1;
 const UDEV: u32 = 2;
 /// The kernel's longest is 2 KiB; udev adds its properties.
 const DATAGRAM: usize = 1 << 16;
+/// For what is announced while nobody reads, in bytes; the kernel takes it only as it is needed.
+const ROOM: usize = 16 << 20;
 /// udev's header: `libudev\0`, a magic number in network byte order, then sizes in the host's.
 const UDEV_MAGIC: &[u8] = b"libudev\0\xfe\xed\xca\xfe";
 /// Where in it stands the place at which the properties begin.
@@ -87,6 +90,9 @@ impl Uevents {
     pub(crate) fn open() -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(NETLINK_KOBJECT_UEVENT)?;
         socket.set_non_blocking(true)?;
+        // A storm of devices must not lose any. Without CAP_NET_ADMIN there is less room, and `Lost` says so.
+        let room = set_socket_recv_buffer_size_force(&socket, ROOM);
+        room.or_else(|_| set_socket_recv_buffer_size(&socket, ROOM))?;
         socket.bind_auto()?;
         socket.add_membership(KERNEL)?;
         socket.add_membership(UDEV)?;

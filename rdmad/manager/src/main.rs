@@ -7,6 +7,7 @@ mod apply;
 mod bus;
 mod links;
 mod manager;
+mod metrics;
 mod model;
 mod polkit;
 mod settings;
@@ -17,6 +18,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use bus::{Bus, Order};
 use manager::Manager;
+use metrics::Counters;
+use model::Model;
 use rdma_config::Root;
 use rdma_udev_helper::log;
 use rdma_udev_helper::world::config;
@@ -79,7 +82,9 @@ async fn run(root: Root) -> Result<()> {
             None
         }
     };
-    show(&mut bus, &manager).await;
+    let mut shown = Model::new();
+    let mut counters = Counters::default();
+    show(&mut bus, &manager, &mut shown, &mut counters).await;
     notify(&[NotifyState::Ready]);
     loop {
         tokio::select! {
@@ -92,9 +97,19 @@ async fn run(root: Root) -> Result<()> {
                 }
                 for change in &changes {
                     match change {
-                        Change::Link | Change::Lost => manager.forget(),
+                        Change::Link => {}
+                        // The ports of another device have it by another name.
+                        Change::Uevent(event)
+                            if event.subsystem() == "net" && event.action() == "move" =>
+                        {
+                            manager.forget();
+                        }
+                        Change::Lost => {
+                            counters.lost();
+                            manager.forget();
+                        }
                         Change::Async(node, _) => manager.forget_node(node),
-                        Change::Uevent(_) => {}
+                        Change::Uevent(event) => counters.uevent(event),
                     }
                 }
                 if changes.iter().any(matters) {
@@ -112,7 +127,7 @@ async fn run(root: Root) -> Result<()> {
                 return Ok(());
             }
         }
-        show(&mut bus, &manager).await;
+        show(&mut bus, &manager, &mut shown, &mut counters).await;
     }
 }
 
@@ -125,13 +140,23 @@ fn reload(manager: &mut Manager, watch: &mut Watch) -> Result<()> {
     Ok(())
 }
 
-/// Brings the bus up to date. Without a bus the rest goes on.
-async fn show(bus: &mut Option<Bus>, manager: &Manager) {
-    let Some(open) = bus else { return };
-    if let Err(error) = open.show(&manager.model(), manager.problems()).await {
+/// Brings the metrics and the bus up to date. Without a bus the rest goes on.
+async fn show(
+    bus: &mut Option<Bus>,
+    manager: &Manager,
+    shown: &mut Model,
+    counters: &mut Counters,
+) {
+    let model = manager.model();
+    counters.states(shown, &model);
+    manager.write_metrics(&metrics::text(&model, manager.problems().len(), counters));
+    if let Some(open) = bus
+        && let Err(error) = open.show(&model, manager.problems()).await
+    {
         log::warning(format!("the system bus is lost: {error:#}; going on without it"));
         *bus = None;
     }
+    *shown = model;
 }
 
 fn matters(change: &Change) -> bool {

@@ -7,6 +7,7 @@ use std::io;
 use anyhow::{Context, Result};
 use rdma_config::{Config, Facts, Root, SETTING_KEYS};
 use rdma_udev_helper::log;
+use rdma_udev_helper::state::{Run, replace};
 use rdma_udev_helper::udev_db::is_settled;
 use rdma_udev_helper::world::{Lock, Look, World, config};
 use rdma_verbs::netlink::Device;
@@ -64,6 +65,14 @@ impl Manager {
     /// The devices that udev is done with.
     pub(crate) fn model(&self) -> Model {
         self.known.iter().map(|(index, known)| (*index, known.shown.clone())).collect()
+    }
+
+    /// Writes the figures, when they are others than before; who reads sees all of them or those before.
+    pub(crate) fn write_metrics(&self, text: &str) {
+        let path = Run::of(&self.root).path("metrics/rdma.prom");
+        if let Err(error) = replace(&path, text.as_bytes()) {
+            log::note(format!("cannot write {}: {error}", path.display()));
+        }
     }
 
     /// What is not as it should be, by what it is about.
@@ -141,7 +150,8 @@ impl Manager {
         }
         let devices = world.devices.clone();
         let on_netdev = devices.iter().filter_map(|device| {
-            let look = world.look(device);
+            let known = self.known.get(&device.index).filter(|k| k.look.device.name == device.name);
+            let look = known.map_or_else(|| world.look(device), |known| known.look.clone());
             Some(OnNetdev {
                 index: device.index,
                 name: device.name.clone(),

@@ -32,6 +32,8 @@ pub(crate) struct Port {
     pub(crate) protocol: String,
     pub(crate) guid: String,
     pub(crate) state: String,
+    /// IBTA PortInfo:PortState.
+    pub(crate) state_number: u8,
     pub(crate) physical_state: String,
     pub(crate) lid: u32,
     pub(crate) sm_lid: u32,
@@ -68,6 +70,7 @@ fn port(world: &World, device: &str, port: &PortFacts) -> Port {
         protocol: text(port.protocol),
         guid: text(port.guid),
         state: text(link.and_then(|l| l.state)),
+        state_number: link.and_then(|l| l.state).map_or(0, |state| state.0),
         physical_state: text(link.and_then(|l| l.phys_state)),
         lid: link.and_then(|l| l.lid).unwrap_or(0),
         sm_lid: link.and_then(|l| l.sm_lid).unwrap_or(0),

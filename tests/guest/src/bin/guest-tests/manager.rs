@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `rdmad`: software links, settings of devices, the mode of network namespaces.
 
-use anyhow::{Result, ensure};
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
 
 use super::bed::{self, Bed, devices, sh, unplug, wait_active, wait_for};
 use super::hca::{live, plug};
@@ -18,6 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("manager_gives_a_roce_mode", NONE, roce),
     better("manager_moves_devices_to_a_namespace", NONE, netns),
     better("device_wants_units_of_its_entry", NONE, wants),
+    better("manager_counts_a_storm", NONE, storm),
     better("manager_sleeps_when_nothing_happens", NONE, idle),
 ];
 
@@ -248,6 +251,87 @@ fn wants(bed: &mut Bed) -> Result<()> {
     );
     live("a", false)?;
     bed::wait_inactive("lab-agent@rail7.service")
+}
+
+/// A figure of the metrics, the sum where there are several.
+fn metric(name: &str) -> Result<u64> {
+    let text = fs::read_to_string("/run/rdma/metrics/rdma.prom")?;
+    let of = |line: &str| line.split(['{', ' ']).next() == Some(name);
+    let values = text.lines().filter(|line| of(line)).filter_map(|line| line.rsplit(' ').next());
+    Ok(values.filter_map(|value| value.parse::<u64>().ok()).sum())
+}
+
+/// That rdmad knows all devices there are, and what that has cost it.
+pub(crate) fn knows(count: usize) -> Result<()> {
+    wait_for(&format!("rdmad knows {count} devices"), || {
+        Ok(metric("rdma_device_info")? == count as u64)
+    })?;
+    let value = |property: &str| sh(&format!("systemctl show -P {property} {UNIT}"));
+    let pid = value("MainPID")?;
+    let rss = sh(&format!("awk '/^VmRSS:/ {{ print $2 }}' /proc/{pid}/status"))?;
+    let cpu = value("CPUUsageNSec")?.parse::<u64>()? / 1_000_000;
+    println!("rdmad with {count} devices: RSS {rss} KiB, CPU time {cpu} ms since it started");
+    Ok(())
+}
+
+/// Devices that come and go faster than anybody can look at them: each is counted, as `rdma monitor` does. With
+/// `LAB_STORM=1000` in the environment, so many.
+fn storm(bed: &mut Bed) -> Result<()> {
+    let rounds = std::env::var("LAB_STORM").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
+    bed.stop_later(UNIT);
+    for n in 0..8 {
+        nic(&format!("lab{n}"))?;
+    }
+    bed::plug("rxe", "stays", &bed.nics[0])?;
+    wait_active(UNIT)?;
+    wait_for("the device is counted", || Ok(metric("rdma_device_info")? == 1))?;
+    let counted = || {
+        Ok::<_, anyhow::Error>((
+            metric("rdma_devices_added_total")?,
+            metric("rdma_devices_removed_total")?,
+        ))
+    };
+    let before = counted()?;
+    // Kernels before 6.12 have nothing to monitor.
+    let monitors = sh("rdma system")?.contains("monitor on");
+    bed.stop_later("lab-monitor.service");
+    bed.remove_later("/run/lab/monitor");
+    if monitors {
+        sh(
+            "systemd-run -q --unit=lab-monitor --collect sh -c 'exec stdbuf -oL rdma monitor >/run/lab/monitor'; sleep 1",
+        )?;
+    }
+    sh(&format!(
+        "for n in 0 1 2 3 4 5 6 7; do
+             for i in $(seq {}); do
+                 rdma link add storm$n type rxe netdev lab$n || exit 1
+                 # It reads a list that may change under its hands, and then finds nothing.
+                 until rdma link delete storm$n 2>/dev/null; do
+                     [ -e /sys/class/infiniband/storm$n ] || exit 1
+                 done
+             done & all=\"$all $!\"
+         done; for job in $all; do wait $job || exit 1; done; udevadm settle --timeout=300",
+        rounds / 8
+    ))?;
+    let rounds = rounds / 8 * 8;
+    let expected = (before.0 + rounds, before.1 + rounds);
+    wait_for("all are counted", || Ok(counted()? == expected))
+        .with_context(|| format!("{:?} and not {expected:?}", counted()))?;
+    if monitors {
+        for (what, event) in [("added", "REGISTER"), ("removed", "UNREGISTER")] {
+            wait_for(&format!("rdma monitor has {rounds} {what}"), || {
+                let lines = fs::read_to_string("/run/lab/monitor")?;
+                let seen = lines.lines().filter(|line| line.contains(&format!("[{event}]")));
+                Ok(seen.count() as u64 == rounds)
+            })?;
+        }
+    }
+    ensure!(metric("rdma_events_lost_total")? == 0, "announcements were lost");
+    println!(
+        "{rounds} devices came and went; rdma monitor: {}",
+        if monitors { "the same" } else { "not here" }
+    );
+    knows(1)
 }
 
 /// Eight devices, and nothing that happens.
