@@ -211,7 +211,9 @@ fn verbs(bed: &mut Bed) -> Result<()> {
             peer stdbuf -oL udaddy -s 10.9.0.1; wait $!
             timeout 30 stdbuf -oL mckey -m 239.9.9.9 -b 10.9.0.1 >/run/lab/mckey & receiver=$!
             timeout 30 sh -c 'until grep -q joined /run/lab/mckey; do sleep 0.1; done'
-            peer mckey -m 239.9.9.9 -b 10.9.0.2 -s; wait $receiver
+            # The group is told that it has joined before opensm has shown the switch the way.
+            while kill -0 $receiver 2>/dev/null; do peer mckey -m 239.9.9.9 -b 10.9.0.2 -s; done
+            wait $receiver
             grep 'return status 0' /run/lab/mckey")
     });
     sh("ip netns delete lab-peer")?;
