@@ -102,8 +102,11 @@ run "ibnetdiscover -l; ibstat -p; sminfo"
 run "find /dev/infiniband/by-port-guid -type l -printf '%P -> %l\n' | sort"
 
 say "The card with the name 'storage' is pulled out while a program has it open."
-stdbuf -oL ibv_asyncwatch -d storage 2>&1 | sed 's/^/    ibv_asyncwatch: /' &
+stdbuf -oL ibv_asyncwatch -d storage 2>&1 | sed -u 's/^/    ibv_asyncwatch: /' &
+shown=$!
 sleep 1
 run "echo 1 >/sys/bus/pci/devices/0002:41:00.0/remove; udevadm settle"
 run "rdma dev; systemctl list-units --plain --no-legend --type=device | grep -c storage || true"
 run "echo 1 >/sys/bus/pci/rescan; udevadm settle; rdma dev"
+# It waits for events of a device that is gone, for ever.
+kill $shown

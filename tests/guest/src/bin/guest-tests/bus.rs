@@ -6,8 +6,9 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::bed::{self, Bed, sh, wait_active, wait_for};
+use super::bed::{self, Bed, sh, wait_for};
 use super::hca::{live, plug, subnet_manager};
+use super::manager;
 use super::names::CONFIG;
 use super::rdmactl::{json, status};
 use super::{Test, better};
@@ -44,7 +45,7 @@ fn shows(bed: &mut Bed) -> Result<()> {
     bed::plug("siw", "siw0", &bed.nics[1])?;
     subnet_manager(bed, "a")?;
     sh(&format!("rdma dev set {a} name other; udevadm settle"))?;
-    wait_active("rdmad.service")?;
+    manager::started()?;
     let agree = || -> Result<()> {
         let listed = json("rdmactl list --json")?;
         let devices = objects(client, "org.rdmad1.Device")?;
@@ -102,7 +103,7 @@ fn tells(bed: &mut Bed) -> Result<()> {
     let client = client(bed)?;
     // Something to be there for.
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
-    wait_active("rdmad.service")?;
+    manager::started()?;
     bed.remove_later("/run/lab/signals");
     bed.stop_later("lab-watch.service");
     sh(&format!("systemd-run -q --unit=lab-watch --collect {client} watch /run/lab/signals"))?;
@@ -145,7 +146,7 @@ const NOBODY: &str = "setpriv --reuid=65534 --regid=65534 --clear-groups";
 fn refuses(bed: &mut Bed) -> Result<()> {
     bed.stop_later("rdmad.service");
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
-    wait_active("rdmad.service")?;
+    manager::started()?;
     let index = sh("rdma dev show rxe0 | cut -d: -f1")?;
     let device = format!("/org/rdmad1/device/{index} org.rdmad1.Device");
     wait_for("the device is on the bus", || {
@@ -180,7 +181,7 @@ fn refuses(bed: &mut Bed) -> Result<()> {
 fn described(bed: &mut Bed) -> Result<()> {
     bed.stop_later("rdmad.service");
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
-    wait_active("rdmad.service")?;
+    manager::started()?;
     let index = sh("rdma dev show rxe0 | cut -d: -f1")?;
     let lines = |text: &str| -> Vec<String> {
         let tags = text.lines().map(str::trim).filter(|line| line.starts_with('<'));
@@ -216,7 +217,7 @@ fn described(bed: &mut Bed) -> Result<()> {
 fn deaf(bed: &mut Bed) -> Result<()> {
     let client = client(bed)?;
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
-    wait_active("rdmad.service")?;
+    manager::started()?;
     bed.stop_later("lab-deaf.service");
     sh(&format!("systemd-run -q --unit=lab-deaf --collect {client} deaf"))?;
     for _ in 0..20 {
