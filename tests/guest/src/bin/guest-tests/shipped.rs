@@ -41,8 +41,8 @@ const EXPOSURE: [(&str, u32); 6] = [
     ("rdma-wait-online.service", 21),
     ("rdma-wait-online@x.service", 21),
     ("rdma-load-modules@rdma.service", 75),
-    ("rdma-load-modules-edited.service", 15),
-    ("rdma.service", 15),
+    ("rdma-load-modules-edited.service", 18),
+    ("rdma.service", 18),
 ];
 
 fn confined(bed: &mut Bed) -> Result<()> {
