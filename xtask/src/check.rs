@@ -94,6 +94,10 @@ pub(crate) fn test(repo: &Path, options: &Options) -> Result<()> {
     if !options.host {
         tally.step("the lab tells how a command ended", |_| lab(repo));
         tally.step("an HCA is pulled in use, 20 times", |_| stress(repo));
+        tally.step("the demonstration", |_| match crate::demo(repo, Suite::Trixie)? {
+            0 => Ok(()),
+            status => bail!("it ended with status {status}"),
+        });
         for (suite, boot) in [
             (Suite::Trixie, Boot::Ours),
             (Suite::Bookworm, Boot::Ours),

@@ -97,14 +97,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the suite does, shown in a guest; its exit status.
+fn demo(repo: &Path, suite: Suite) -> Result<i32> {
+    let options = vm::Options::new(suite, Boot::Ours, 300);
+    vm::exec(repo, &options, include_str!("../../tests/guest/demo.sh"))
+}
+
 fn run(command: Command) -> Result<ExitCode> {
     let repo = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no repository")?;
     match command {
         Command::Test(options) => check::test(repo, &options)?,
         Command::Demo { suite } => {
             println!("Building, and starting a guest; the first time this takes some minutes.");
-            let options = vm::Options::new(suite, Boot::Ours, 300);
-            let status = vm::exec(repo, &options, include_str!("../../tests/guest/demo.sh"))?;
+            let status = demo(repo, suite)?;
             return Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)));
         }
         Command::Bench(Bench::Boot) => {
