@@ -333,8 +333,9 @@ fn one(
 
 /// Whether a device is still there, and called the same.
 fn is_there(world: &mut World, device: &Device) -> bool {
-    let now = world.socket.device(device.index).ok().flatten();
-    now.is_some_and(|now| now.name == device.name)
+    // Of all, as one that is going is listed no more, but still answers to its number.
+    let now = world.socket.devices().unwrap_or_default();
+    now.iter().any(|now| now.index == device.index && now.name == device.name)
 }
 
 fn of_device(name: &str, key: &str) -> String {
