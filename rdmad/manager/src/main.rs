@@ -20,9 +20,8 @@ use bus::{Bus, Order};
 use manager::Manager;
 use metrics::Counters;
 use model::Model;
-use rdma_config::Root;
+use rdma_config::{Config, Root};
 use rdma_udev_helper::log;
-use rdma_udev_helper::world::config;
 use rdma_verbs::{Change, Watch};
 use sd_notify::NotifyState;
 use tokio::io::Interest;
@@ -57,7 +56,8 @@ fn main() -> ExitCode {
 
 /// Whether there is anything to do, now or when a network interface comes.
 fn is_needed(root: &Root) -> bool {
-    let config = config(root);
+    // What is wrong in it is told by who runs.
+    let (config, _) = Config::load(root);
     let devices = std::fs::read_dir(root.path("/sys/class/infiniband"));
     let any = devices.is_ok_and(|mut devices| devices.next().is_some());
     any || !config.links.is_empty() || config.netns_shared.is_some()
