@@ -27,8 +27,11 @@ pub(crate) fn run(root: &Root, name: &str, may_rename: bool) -> Result<()> {
     }
     world.run.save(device.index, &look.state).context("cannot write to /run/rdma")?;
     let mut properties = properties(&look);
-    let wants = config.wants_of(&world.identity(&look).1, &device.name);
-    properties.set_some("ID_RDMA_WANTS", (!wants.is_empty()).then(|| wants.join(" ")));
+    // Without entries there is nothing to match, and what they match by costs a look at the bus.
+    if !config.devices.is_empty() {
+        let wants = config.wants_of(&world.identity(&look).1, &device.name);
+        properties.set_some("ID_RDMA_WANTS", (!wants.is_empty()).then(|| wants.join(" ")));
+    }
     print!("{}", properties.as_str());
     if look.state.status != Status::Pending {
         children::announce(&world, &look)?;

@@ -61,6 +61,15 @@ pub struct Look {
     pub nodes: Vec<NodeName>,
 }
 
+impl Look {
+    /// Its uverbs node: `uverbs0`.
+    #[must_use]
+    pub fn uverbs(&self) -> Option<&str> {
+        let node = self.nodes.iter().find(|node| node.class == "infiniband_verbs");
+        node.map(|node| node.name.as_str())
+    }
+}
+
 /// What becomes of a device's name.
 #[derive(Clone, Debug)]
 pub struct Planned {

@@ -11,11 +11,16 @@ use rdma_verbs::sysfs::SysfsError;
 
 use crate::{Device, Port};
 
-/// Looks at every device that is asked about, after `with` has done what it will with it.
+/// Looks at every device that is asked about. `follows` says whether its events are told only from now on: then its ports
+/// are looked at again.
 ///
 /// # Errors
 /// The kernel's RDMA netlink cannot be asked. A kernel without RDMA has no devices.
-pub fn look(root: &Root, online: &Online, mut with: impl FnMut(&Look)) -> Result<Vec<Device>> {
+pub fn look(
+    root: &Root,
+    online: &Online,
+    mut follows: impl FnMut(&Look) -> bool,
+) -> Result<Vec<Device>> {
     let mut world = match World::now(root, Lock::None) {
         Ok(world) => world,
         Err(error) if has_no_rdma(&error) => return Ok(Vec::new()),
@@ -30,12 +35,15 @@ pub fn look(root: &Root, online: &Online, mut with: impl FnMut(&Look)) -> Result
         if !online.matches.fits(&world.identity(&found).1) {
             continue;
         }
-        with(&found);
-        // From now on its events are told; what was before is not.
-        found.ports = world.ports(&device);
+        if follows(&found) {
+            found.ports = world.ports(&device);
+        }
         let ports = found.ports.iter().map(|port| {
             let name = &device.name;
-            let ipoib = world.sysfs.ipoib_interfaces_of(name, port.number).into_iter();
+            // Only what is asked for: tables and lists of interfaces can be long, and this is done at each event.
+            let ipoib = online.ipoib.then(|| world.sysfs.ipoib_interfaces_of(name, port.number));
+            let gids =
+                online.gid.and_then(|_| usable(world.sysfs.gids(name, port.number).map(Some)));
             let link = port.link.as_ref();
             Port {
                 number: port.number,
@@ -43,9 +51,13 @@ pub fn look(root: &Root, online: &Online, mut with: impl FnMut(&Look)) -> Result
                 state: link.and_then(|l| l.state),
                 physical: link.and_then(|l| l.phys_state),
                 rate: usable(world.sysfs.rate(name, port.number)),
-                gids: usable(world.sysfs.gids(name, port.number).map(Some)).unwrap_or_default(),
+                gids: gids.unwrap_or_default(),
                 netdev: port.netdev().map(|n| n.name.clone()),
-                ipoib: ipoib.map(|n| (n.clone(), world.sysfs.netdev_is_up(&n))).collect(),
+                ipoib: ipoib
+                    .into_iter()
+                    .flatten()
+                    .map(|n| (n.clone(), world.sysfs.netdev_is_up(&n)))
+                    .collect(),
             }
         });
         devices.push(Device {

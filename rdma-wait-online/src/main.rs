@@ -112,15 +112,15 @@ fn missing(
     deaf.clear();
     let devices = look(root, online, |found: &Look| {
         let name = &found.device.name;
-        let uverbs = found.nodes.iter().find(|node| node.class == "infiniband_verbs");
-        let why = match uverbs.map(|node| watch.follow(&nodes, &node.name, found.driver.as_deref()))
-        {
-            Some(Ok(())) => return,
+        let driver = found.driver.as_deref();
+        let why = match found.uverbs().map(|node| watch.follow(&nodes, node, driver)) {
+            Some(Ok(news)) => return news,
             Some(Err(error)) => error.to_string(),
             None => "it has no uverbs node; is ib_uverbs loaded?".to_owned(),
         };
         let line = format!("RDMA device '{name}' cannot tell when its ports change: {why}");
         deaf.insert(name.clone(), line);
+        false
     })?;
     Ok(check(online, &devices))
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 pub(crate) fn run(root: &Root, what: Option<&str>, as_json: bool) -> Result<ExitCode> {
     let online = condition(&config(root), what)?;
-    let missing = check(&online, &look(root, &online, |_| ())?);
+    let missing = check(&online, &look(root, &online, |_| false)?);
     let ready = missing.is_empty();
     if as_json {
         println!("{:#}", json!({ "online": ready, "missing": missing }));

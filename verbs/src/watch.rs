@@ -83,18 +83,20 @@ impl Watch {
         Ok(epoll::add(&self.epoll, source, token, epoll::EventFlags::IN)?)
     }
 
-    /// Has the events of a device told, too, until its node goes. Nothing happens when they are already.
+    /// Has the events of a device told, too, until its node goes. Whether that is news: what was seen before must be
+    /// looked at again then.
     ///
     /// # Errors
     /// See [`AsyncEvents::open`]; the device's events are not told then.
-    pub fn follow(&mut self, dev: &Path, node: &str, driver: Option<&str>) -> io::Result<()> {
+    pub fn follow(&mut self, dev: &Path, node: &str, driver: Option<&str>) -> io::Result<bool> {
         let number = number(node).ok_or(io::ErrorKind::InvalidInput)?;
-        if !self.contexts.contains_key(&number) {
-            let context = AsyncEvents::open(&dev.join(node), driver)?;
-            self.add(&context, number)?;
-            self.contexts.insert(number, context);
+        if self.contexts.contains_key(&number) {
+            return Ok(false);
         }
-        Ok(())
+        let context = AsyncEvents::open(&dev.join(node), driver)?;
+        self.add(&context, number)?;
+        self.contexts.insert(number, context);
+        Ok(true)
     }
 
     /// Has the events of a device told no more. Who removes a device must do this first: rxe and siw wait for it.

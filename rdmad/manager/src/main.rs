@@ -112,9 +112,10 @@ async fn run(root: Root) -> Result<()> {
                         Change::Uevent(event) => counters.uevent(event),
                     }
                 }
-                if changes.iter().any(matters) {
-                    manager.tick(watch.get_mut())?;
+                if !changes.iter().any(matters) {
+                    continue;
                 }
+                manager.tick(watch.get_mut())?;
             }
             _ = hangup.recv() => reload(&mut manager, watch.get_mut())?,
             Some(Order::Reload(done)) = ordered.recv() => {

@@ -254,21 +254,23 @@ impl Manager {
     /// Looks at a device. Also whether what changes after this is told: not while its node is just coming or going.
     fn follow(&mut self, world: &mut World, watch: &mut Watch, device: &Device) -> (Look, bool) {
         let mut look = world.look(device);
-        let uverbs = look.nodes.iter().find(|node| node.class == "infiniband_verbs");
+        let uverbs = look.uverbs();
         let nodes = self.root.path("/dev/infiniband");
         let outcome = match uverbs {
-            Some(node) => watch.follow(&nodes, &node.name, look.driver.as_deref()),
+            Some(node) => watch.follow(&nodes, node, look.driver.as_deref()),
             None => Err(io::ErrorKind::NotFound.into()),
         };
         let is_loaded = self.root.path("/sys/class/infiniband_verbs").exists();
         let problem = match &outcome {
             Err(_) if !is_loaded => Some("ib_uverbs is not loaded".to_owned()),
-            Err(error) if is_there(world, device) && uverbs.is_some() => Some(error.to_string()),
+            Err(error) if uverbs.is_some() && is_there(world, device) => Some(error.to_string()),
             _ => None,
         };
         let problem = problem.map(|why| format!("changes are not seen at once: {why}"));
         self.tell(&of_device(&device.name, "ports"), problem);
-        look.ports = world.ports(device);
+        if let Ok(true) = outcome {
+            look.ports = world.ports(device);
+        }
         (look, outcome.is_ok())
     }
 

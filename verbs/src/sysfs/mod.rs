@@ -180,11 +180,7 @@ impl Sysfs {
     #[must_use]
     pub fn ipoib_interfaces_of(&self, device: &str, port: PortNum) -> Vec<String> {
         let of_port = Node { device: device.to_owned(), port: Some(port) };
-        let is_of =
-            |name: &String| matches!(self.ipoib(name), Ok(Some((node, _))) if node == of_port);
-        let mut names = self.ipoib_interfaces(device);
-        names.retain(is_of);
-        names
+        self.ipoib_where(|node| *node == of_port)
     }
 
     /// Whether a network interface is up and has a link: `operstate`.
@@ -215,9 +211,13 @@ impl Sysfs {
     /// The IPoIB interfaces of an RDMA device, by name. One whose files cannot be used is left out.
     #[must_use]
     pub fn ipoib_interfaces(&self, device: &str) -> Vec<String> {
+        self.ipoib_where(|node| node.device == device)
+    }
+
+    fn ipoib_where(&self, is_it: impl Fn(&Node) -> bool) -> Vec<String> {
         entries(&self.root.join("class/net"))
             .filter_map(|dir| Some(dir.file_name()?.to_str()?.to_owned()))
-            .filter(|name| matches!(self.ipoib(name), Ok(Some((node, _))) if node.device == device))
+            .filter(|name| matches!(self.ipoib(name), Ok(Some((node, _))) if is_it(&node)))
             .collect()
     }
 
