@@ -9,7 +9,10 @@ use rdma_udev_helper::world::{Look, World};
 use rdma_verbs::{CmDefault, CmDefaults, PortNum, Protocol};
 
 /// Reads a setting by its key in the configuration.
-pub(crate) fn get(world: &mut World, look: &Look, key: &str) -> Result<String> {
+///
+/// # Errors
+/// What the kernel says; a device that does not have such a thing.
+pub fn get(world: &mut World, look: &Look, key: &str) -> Result<String> {
     let device = &look.device;
     Ok(match key {
         "node-description" => world.sysfs.node_description(&device.name)?.unwrap_or_default(),
@@ -31,7 +34,10 @@ pub(crate) fn get(world: &mut World, look: &Look, key: &str) -> Result<String> {
 }
 
 /// Sets it.
-pub(crate) fn set(world: &mut World, look: &Look, key: &str, value: &str) -> Result<()> {
+///
+/// # Errors
+/// What the kernel says; a device that does not have such a thing.
+pub fn set(world: &mut World, look: &Look, key: &str, value: &str) -> Result<()> {
     let device = &look.device;
     match key {
         "node-description" => Ok(world.sysfs.set_node_description(&device.name, value)?),
@@ -80,7 +86,8 @@ fn roce_ports(look: &Look) -> Result<Vec<PortNum>> {
 }
 
 /// The host's name, for `%h`.
-pub(crate) fn host_name(root: &Root) -> String {
+#[must_use]
+pub fn host_name(root: &Root) -> String {
     let name = std::fs::read_to_string(root.path("/proc/sys/kernel/hostname"));
     name.unwrap_or_default().trim().to_owned()
 }

@@ -14,8 +14,8 @@ use zbus::object_server::SignalEmitter;
 use zbus::zvariant::OwnedObjectPath;
 use zbus::{Connection, fdo, interface};
 
-use crate::model::{Device, Model, Port};
 use crate::polkit;
+use rdmad::model::{Device, Model, Port};
 
 const NAME: &str = "org.rdmad1";
 const ROOT: &str = "/org/rdmad1";

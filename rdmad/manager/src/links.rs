@@ -6,34 +6,53 @@ use std::{fs, io};
 
 use rdma_config::{Link, Root};
 use rdma_udev_helper::state::{Run, replace};
+use rdma_udev_helper::world::Look;
 use rdma_verbs::DevIndex;
 
 /// A device that is on a network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OnNetdev {
-    pub(crate) index: DevIndex,
-    pub(crate) name: String,
-    pub(crate) driver: String,
-    pub(crate) netdev: String,
+pub struct OnNetdev {
+    /// Its number.
+    pub index: DevIndex,
+    /// What it is called now.
+    pub name: String,
+    /// `rxe` or `siw`, where it is such a one.
+    pub driver: String,
+    /// That it is on.
+    pub netdev: String,
+}
+
+impl OnNetdev {
+    /// None for a device without a driver or a network interface.
+    #[must_use]
+    pub fn of(look: &Look) -> Option<Self> {
+        Some(Self {
+            index: look.device.index,
+            name: look.device.name.clone(),
+            driver: look.driver.clone()?,
+            netdev: look.ports.iter().find_map(|p| Some(p.netdev()?.name.clone()))?,
+        })
+    }
 }
 
 /// A device that we made, or were about to: `/run/rdma/links/<name>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Made {
-    pub(crate) kind: String,
-    pub(crate) netdev: String,
+pub struct Made {
+    /// `rxe` or `siw`
+    pub kind: String,
+    /// That it is on.
+    pub netdev: String,
     /// None until the kernel has said that it is there.
-    pub(crate) index: Option<DevIndex>,
+    pub index: Option<DevIndex>,
 }
 
 /// What is to be done about a link, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
+pub enum Act {
     /// Make the device.
     Make(Link),
-    /// It is there: it was made just before we ended, and not written down.
-    Adopt(String, DevIndex),
-    /// Remove the device: it is ours, and not asked for any more.
+    /// Remove the device: it is ours, and not asked for any more, or we were killed while the kernel made it. What
+    /// the kernel could not start for a process that was being killed is missing from it for good.
     Remove(String, DevIndex),
     /// It went with its network interface, or somebody removed it.
     Forget(String),
@@ -41,7 +60,8 @@ pub(crate) enum Act {
 
 /// Compares what is asked for with what is there. A device of the kind that is on the interface already is taken for
 /// the one that is asked for, whoever made it; only what we made is ever removed.
-pub(crate) fn plan(
+#[must_use]
+pub fn plan(
     wanted: &[Link],
     made: &BTreeMap<String, Made>,
     devices: &[OnNetdev],
@@ -60,9 +80,8 @@ pub(crate) fn plan(
             .iter()
             .any(|l| l.name == *name && l.kind == made.kind && l.netdev == made.netdev);
         match (device, still, made.index) {
-            (Some(device), true, None) => acts.push(Act::Adopt(name.clone(), device.index)),
             (Some(_), true, Some(_)) => {}
-            (Some(device), false, _) => acts.push(Act::Remove(name.clone(), device.index)),
+            (Some(device), ..) => acts.push(Act::Remove(name.clone(), device.index)),
             (None, ..) => acts.push(Act::Forget(name.clone())),
         }
     }
@@ -79,7 +98,8 @@ pub(crate) fn plan(
 }
 
 /// What was written down.
-pub(crate) fn made(root: &Root) -> BTreeMap<String, Made> {
+#[must_use]
+pub fn made(root: &Root) -> BTreeMap<String, Made> {
     let files = fs::read_dir(Run::of(root).path("links")).into_iter().flatten().flatten();
     files
         .filter_map(|file| {
@@ -90,7 +110,10 @@ pub(crate) fn made(root: &Root) -> BTreeMap<String, Made> {
 }
 
 /// Writes down a link, or that it is no more.
-pub(crate) fn write(root: &Root, name: &str, made: Option<&Made>) -> io::Result<()> {
+///
+/// # Errors
+/// What the file system reports.
+pub fn write(root: &Root, name: &str, made: Option<&Made>) -> io::Result<()> {
     let path = Run::of(root).path("links").join(name);
     match made {
         Some(made) => replace(&path, made.text().as_bytes()),
@@ -169,12 +192,12 @@ mod tests {
                 vec![forget.clone(), make.clone()],
             ),
             (
-                "killed after",
+                "killed during",
                 &wanted,
                 &ours("rxe0", "eth0", None),
                 &there,
                 true,
-                vec![Act::Adopt("rxe0".into(), DevIndex(3))],
+                vec![remove.clone(), make.clone()],
             ),
             (
                 "killed before",

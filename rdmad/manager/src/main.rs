@@ -3,14 +3,10 @@
 //! `[system]`; and tells of devices and ports on D-Bus. Between two events it sleeps.
 #![forbid(unsafe_code)]
 
-mod apply;
 mod bus;
-mod links;
 mod manager;
 mod metrics;
-mod model;
 mod polkit;
-mod settings;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -19,10 +15,11 @@ use anyhow::{Context, Result};
 use bus::{Bus, Order};
 use manager::Manager;
 use metrics::Counters;
-use model::Model;
 use rdma_config::{Config, Root};
 use rdma_udev_helper::log;
 use rdma_verbs::{Change, Watch};
+use rdmad::env;
+use rdmad::model::{Model, differences};
 use sd_notify::NotifyState;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -141,7 +138,10 @@ fn reload(manager: &mut Manager, watch: &mut Watch) -> Result<()> {
     Ok(())
 }
 
-/// Brings the metrics and the bus up to date. Without a bus the rest goes on.
+/// What the journal keeps, for `rdmactl boot` and for later questions; who wants all asks `rdmactl monitor`.
+const TOLD: [&str; 5] = ["added", "removed", "name", "state", "gid index for RoCE v2"];
+
+/// Brings the journal, the files in `/run/rdma` and the bus up to date. Without a bus the rest goes on.
 async fn show(
     bus: &mut Option<Bus>,
     manager: &Manager,
@@ -150,7 +150,11 @@ async fn show(
 ) {
     let model = manager.model();
     counters.states(shown, &model);
-    manager.write_metrics(&metrics::text(&model, manager.problems().len(), counters));
+    for difference in differences(shown, &model).iter().filter(|d| TOLD.contains(&d.what)) {
+        log::note(difference);
+    }
+    manager.write("metrics/rdma.prom", &metrics::text(&model, manager.problems().len(), counters));
+    manager.write("env", &env::text(&model));
     if let Some(open) = bus
         && let Err(error) = open.show(&model, manager.problems()).await
     {

@@ -13,10 +13,10 @@ use rdma_udev_helper::world::{Lock, Look, World, config};
 use rdma_verbs::netlink::Device;
 use rdma_verbs::{DevIndex, Watch};
 
-use crate::apply::{self, host_name};
-use crate::links::{self, Act, Made, OnNetdev};
-use crate::model::{self, Model};
-use crate::settings::{Before, Verdict, expand, verdict};
+use rdmad::apply::{self, host_name};
+use rdmad::links::{self, Act, Made, OnNetdev};
+use rdmad::model::{self, Model};
+use rdmad::settings::{Before, Verdict, expand, verdict};
 
 /// What is known of a device since it was looked at.
 #[derive(Debug)]
@@ -67,9 +67,9 @@ impl Manager {
         self.known.iter().map(|(index, known)| (*index, known.shown.clone())).collect()
     }
 
-    /// Writes the figures, when they are others than before; who reads sees all of them or those before.
-    pub(crate) fn write_metrics(&self, text: &str) {
-        let path = Run::of(&self.root).path("metrics/rdma.prom");
+    /// Writes a file of `/run/rdma`, when it is another than before; who reads sees all of it or what was there before.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = Run::of(&self.root).path(name);
         if let Err(error) = replace(&path, text.as_bytes()) {
             log::note(format!("cannot write {}: {error}", path.display()));
         }
@@ -151,13 +151,10 @@ impl Manager {
         let devices = world.devices.clone();
         let on_netdev = devices.iter().filter_map(|device| {
             let known = self.known.get(&device.index).filter(|k| k.look.device.name == device.name);
-            let look = known.map_or_else(|| world.look(device), |known| known.look.clone());
-            Some(OnNetdev {
-                index: device.index,
-                name: device.name.clone(),
-                driver: look.driver.clone()?,
-                netdev: look.ports.iter().find_map(|p| Some(p.netdev()?.name.clone()))?,
-            })
+            match known {
+                Some(known) => OnNetdev::of(&known.look),
+                None => OnNetdev::of(&world.look(device)),
+            }
         });
         let on_netdev: Vec<OnNetdev> = on_netdev.collect();
         // Under a name that udev may yet change it is another's interface.
@@ -170,11 +167,10 @@ impl Manager {
         for act in acts {
             let (name, outcome) = match &act {
                 Act::Make(link) => (&link.name, self.make(world, link)),
-                Act::Adopt(name, index) => (name, self.note_index(name, &made, *index)),
                 Act::Remove(name, index) => (name, self.remove(world, watch, name, *index)),
-                Act::Forget(name) => (name, self.write(name, None)),
+                Act::Forget(name) => (name, self.write_link(name, None)),
             };
-            changed |= !matches!(act, Act::Forget(_) | Act::Adopt(..)) && outcome.is_ok();
+            changed |= !matches!(act, Act::Forget(_)) && outcome.is_ok();
             let name = name.clone();
             self.tell(&format!("[[link]] {name}"), outcome.err().map(|error| format!("{error:#}")));
         }
@@ -184,14 +180,14 @@ impl Manager {
     fn make(&self, world: &mut World, link: &rdma_config::Link) -> Result<()> {
         let made = Made { kind: link.kind.to_owned(), netdev: link.netdev.clone(), index: None };
         // First, so that whoever comes after us knows whose it is.
-        self.write(&link.name, Some(&made))?;
+        self.write_link(&link.name, Some(&made))?;
         if let Err(error) = world.socket.new_link(&link.name, link.kind, &link.netdev) {
-            self.write(&link.name, None)?;
+            self.write_link(&link.name, None)?;
             return Err(error.into());
         }
         let device = world.socket.devices()?.into_iter().find(|d| d.name == link.name);
         if let Some(device) = device {
-            self.write(&link.name, Some(&Made { index: Some(device.index), ..made }))?;
+            self.write_link(&link.name, Some(&Made { index: Some(device.index), ..made }))?;
         }
         log::note(format!("made {} device '{}' on '{}'", link.kind, link.name, link.netdev));
         Ok(())
@@ -210,16 +206,13 @@ impl Manager {
         self.known.remove(&index);
         Before::forget(&self.root, index);
         world.socket.delete_link(index)?;
-        log::note(format!("removed device '{name}', which no [[link]] asks for any more"));
-        self.write(name, None)
+        let asked = self.config.links.iter().any(|link| link.name == name);
+        let why = if asked { "to make it anew" } else { "as no [[link]] asks for it any more" };
+        log::note(format!("removed device '{name}' {why}"));
+        self.write_link(name, None)
     }
 
-    fn note_index(&self, name: &str, made: &BTreeMap<String, Made>, index: DevIndex) -> Result<()> {
-        let Some(made) = made.get(name) else { return Ok(()) };
-        self.write(name, Some(&Made { index: Some(index), ..made.clone() }))
-    }
-
-    fn write(&self, name: &str, made: Option<&Made>) -> Result<()> {
+    fn write_link(&self, name: &str, made: Option<&Made>) -> Result<()> {
         links::write(&self.root, name, made).context("cannot write to /run/rdma/links")
     }
 
@@ -244,7 +237,7 @@ impl Manager {
                 }
                 let (look, followed) = self.follow(world, watch, &device);
                 let facts = world.identity(&look).1;
-                let shown = model::device(world, &look);
+                let shown = model::device(world, &look, &facts);
                 self.known.insert(device.index, Known { look, facts, shown, followed });
             }
             self.apply(world, device.index, &host);

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use rdma_verbs::{DevIndex, PortNum, Uevent};
 
-use crate::model::Model;
+use rdmad::model::Model;
 
 /// What is counted while the program runs.
 #[derive(Clone, Debug, Default)]
@@ -128,7 +128,7 @@ fn labels(of: &[(&str, &String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Device, Port};
+    use rdmad::model::{Device, Port};
 
     fn model(state: &str, state_number: u8) -> Model {
         let port = Port {

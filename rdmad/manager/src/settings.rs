@@ -10,7 +10,7 @@ use rdma_verbs::{DevIndex, Guid};
 
 /// What is to be done about one setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// It is as it should be.
     Good,
     /// It is to be set.
@@ -20,7 +20,8 @@ pub(crate) enum Verdict {
 }
 
 /// Compares what a setting should be with what it is, and with what we set it to last.
-pub(crate) fn verdict(wanted: &str, is: &str, set_before: Option<&str>, repair: bool) -> Verdict {
+#[must_use]
+pub fn verdict(wanted: &str, is: &str, set_before: Option<&str>, repair: bool) -> Verdict {
     match () {
         () if is == wanted => Verdict::Good,
         () if set_before == Some(wanted) && !repair => Verdict::Drifted,
@@ -29,7 +30,8 @@ pub(crate) fn verdict(wanted: &str, is: &str, set_before: Option<&str>, repair: 
 }
 
 /// Puts a device's name and the host's in.
-pub(crate) fn expand(text: &str, device: &str, host: &str) -> String {
+#[must_use]
+pub fn expand(text: &str, device: &str, host: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('%') {
@@ -50,13 +52,15 @@ pub(crate) fn expand(text: &str, device: &str, host: &str) -> String {
 /// What we set on a device: `/run/rdma/settings/<index>`, a `key=value` line each. It outlives us, so that a change by
 /// somebody else is still known as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Before(pub(crate) BTreeMap<String, String>);
+pub struct Before(pub BTreeMap<String, String>);
 
 /// To tell a device from another that has its number now.
 const GUID: &str = "node-guid";
 
 impl Before {
-    pub(crate) fn read(root: &Root, index: DevIndex, guid: Option<Guid>) -> Self {
+    /// What is written down; nothing of another device that had its number.
+    #[must_use]
+    pub fn read(root: &Root, index: DevIndex, guid: Option<Guid>) -> Self {
         let text = fs::read_to_string(path(root, index)).unwrap_or_default();
         let lines = text.lines().filter_map(|line| line.split_once('='));
         let before = Self(lines.map(|(k, v)| (k.to_owned(), v.to_owned())).collect());
@@ -64,12 +68,17 @@ impl Before {
         if same { before } else { Self([(GUID.to_owned(), guid_text(guid))].into()) }
     }
 
-    pub(crate) fn write(&self, root: &Root, index: DevIndex) -> io::Result<()> {
+    /// Writes it down.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    pub fn write(&self, root: &Root, index: DevIndex) -> io::Result<()> {
         let lines = self.0.iter().map(|(key, value)| format!("{key}={value}\n"));
         replace(&path(root, index), lines.collect::<String>().as_bytes())
     }
 
-    pub(crate) fn forget(root: &Root, index: DevIndex) {
+    /// The device has gone.
+    pub fn forget(root: &Root, index: DevIndex) {
         fs::remove_file(path(root, index)).ok();
     }
 }

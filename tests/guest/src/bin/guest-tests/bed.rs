@@ -179,7 +179,7 @@ fn tell_what_hangs() {
         // Known to fail, and why.
         return;
     }
-    let said = sh("for p in $(pgrep 'rdma|modprobe|rmmod|^ip$|nvme|sh$'); do
+    let said = sh("for p in $(pgrep 'rdma|modprobe|rmmod|^ip$|nvme' | grep -vx \"$(pgrep -x rdmad)\"); do
              [ \"$(ps -o etimes= -p $p)\" -ge 8 ] && [ -e /proc/$p/exe ] || continue
              ps -o pid=,ppid=,stat=,etimes=,args= -p $p; cat /proc/$p/{syscall,stack}; ls -l /proc/$p/fd
          done 2>/dev/null; grep FLOCK /proc/locks; ls -i /run/rdma/lock; true");
