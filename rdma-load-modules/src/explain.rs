@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `--explain`: who asks for a module, and what becomes of it.
+//! Who asks for a module, and what becomes of it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,8 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use rdma_config::{Root, modules};
-use rdma_load_modules::kernel::Kernel;
-use rdma_load_modules::servers;
+
+use crate::kernel::Kernel;
+use crate::servers;
 
 /// Where modprobe reads its configuration, in the order of precedence of modprobe.d(5).
 const MODPROBE_DIRS: [&str; 5] = [
@@ -24,7 +25,7 @@ const MODPROBE_DIRS: [&str; 5] = [
 ///
 /// # Errors
 /// When modprobe cannot be run.
-pub(crate) fn explain(root: &Root, kernel: &Kernel, module: &str) -> Result<String> {
+pub fn explain(root: &Root, kernel: &Kernel, module: &str) -> Result<String> {
     let mut text = String::new();
     let mut asked = false;
     for list in list_names(root) {
@@ -75,7 +76,9 @@ fn resolve(module: &str) -> Result<String> {
     })
 }
 
-fn list_names(root: &Root) -> BTreeSet<String> {
+/// The names of all lists.
+#[must_use]
+pub fn list_names(root: &Root) -> BTreeSet<String> {
     let dirs = ["/etc/rdma/modules", "/run/rdma/modules", "/usr/lib/rdma/modules"];
     let entries =
         dirs.iter().flat_map(|dir| fs::read_dir(root.path(dir)).into_iter().flatten().flatten());

@@ -2,8 +2,6 @@
 //! `rdma-load-modules`: loads the kernel modules that lists ask for.
 #![forbid(unsafe_code)]
 
-mod explain;
-
 use std::fmt::Display;
 use std::io;
 use std::process::{Command, ExitCode, Stdio};
@@ -12,7 +10,7 @@ use std::thread;
 use lexopt::prelude::{Long, Short, Value};
 use rdma_config::{Root, modules};
 use rdma_load_modules::kernel::Kernel;
-use rdma_load_modules::{Step, Verdict, plan, servers};
+use rdma_load_modules::{Step, Verdict, explain, plan, servers};
 
 const USAGE: &str = "\
 rdma-load-modules LIST...            load the modules of lists, such as 'rdma' and 'roce'

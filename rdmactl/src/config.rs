@@ -8,7 +8,7 @@ use rdma_config::{Config, Root, dropin};
 
 use rdmactl::ConfigCommand;
 
-use crate::{import, schema};
+use crate::{diff, import, schema};
 
 pub(crate) fn run(root: &Root, command: &ConfigCommand) -> Result<ExitCode> {
     match command {
@@ -19,6 +19,7 @@ pub(crate) fn run(root: &Root, command: &ConfigCommand) -> Result<ExitCode> {
             }
             Ok(if warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(78) })
         }
+        ConfigCommand::Diff { json } => diff::run(root, *json),
         ConfigCommand::Schema => {
             println!("{:#}", schema::schema());
             Ok(ExitCode::SUCCESS)

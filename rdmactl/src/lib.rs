@@ -69,9 +69,92 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Give a device a name, which it keeps as one given by a person
+    Rename {
+        /// Its name
+        device: String,
+        /// That it is to have
+        name: String,
+    },
+    /// Kernel modules that the lists in /etc/rdma/modules ask for, and what has become of them
+    Modules {
+        #[command(subcommand)]
+        /// One module
+        command: Option<ModulesCommand>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Software devices that link tables of the configuration ask for, and what has become of them
+    Links {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// What happens to devices and ports from now on, after what there is; without end
+    Monitor {
+        /// For programs: an object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// The variables that have NCCL and UCX use the ports that can be used now; rdmad keeps them in /run/rdma/env
+    Env {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// A hash of which name is which port: equal on nodes that are wired and named alike, whatever their GUIDs
+    Fingerprint {
+        /// The lines that it is the SHA-256 of: device, port, protocol, place
+        #[arg(long)]
+        lines: bool,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look for what keeps RDMA from working and say what to do about it; exit status 1 when there is anything
+    Doctor {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let a service use RDMA, by a drop-in of systemd: started when RDMA is ready, locked memory without limit, the
+    /// devices where its unit restricts them
+    EnableService {
+        /// Its unit
+        unit: String,
+        /// Also let it use raw packets (CAP_NET_RAW)
+        #[arg(long)]
+        raw_packets: bool,
+        /// Only show what would change
+        #[arg(long)]
+        diff: bool,
+        /// Remove the drop-in
+        #[arg(long, conflicts_with = "raw_packets")]
+        undo: bool,
+    },
+    /// What happened to each device since the machine was started, from the journal, udev and systemd
+    Boot {
+        /// Draw it, as systemd-analyze plot does, into this file; - is standard output
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        /// For programs
+        #[arg(long, conflicts_with = "svg")]
+        json: bool,
+    },
     /// The configuration, /etc/rdma/rdma.toml and its drop-ins
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+/// `modules`
+#[derive(Debug, Subcommand)]
+pub enum ModulesCommand {
+    /// Say who asks for a module and what modprobe makes of it
+    Why {
+        /// Its name, or an alias of it
+        module: String,
+    },
 }
 
 /// `config`
@@ -81,6 +164,12 @@ pub enum ConfigCommand {
     Check,
     /// Show the files that are in force, in the order in which they apply
     Cat,
+    /// Show what is not as the configuration says: names, settings, software devices; exit status 1 when anything is
+    Diff {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the JSON schema of the configuration, for editors
     Schema,
     /// Print the configuration that says what udev rules with rdma_rename say; exit status 1 when a rule is

@@ -5,13 +5,24 @@
 //! 1 failed, 2 wrong usage, 77 no permission, 78 bad configuration.
 #![forbid(unsafe_code)]
 
+mod boot;
 mod config;
+mod diff;
+mod doctor;
+mod env;
+mod fingerprint;
 mod gid;
 mod import;
+mod links;
 mod list;
+mod modules;
+mod monitor;
 mod names;
 mod online;
+mod plot;
 mod schema;
+mod service;
+mod systemd;
 mod table;
 mod users;
 
@@ -21,7 +32,7 @@ use clap::Parser;
 use rdma_config::Root;
 use rdma_udev_helper::log;
 use rdma_wait_online::BadCondition;
-use rdmactl::{Arguments, Command};
+use rdmactl::{Arguments, Command, ModulesCommand};
 
 fn main() -> ExitCode {
     let root = Root::system();
@@ -33,6 +44,21 @@ fn main() -> ExitCode {
         Some(Command::Online { what, json }) => online::run(&root, what.as_deref(), json),
         Some(Command::Names { plan, apply: false, json }) => names::show(&root, plan, json),
         Some(Command::Names { json, .. }) => names::apply(&root, json),
+        Some(Command::Rename { device, name }) => names::rename(&root, &device, &name),
+        Some(Command::Modules { command: Some(ModulesCommand::Why { module }), .. }) => {
+            modules::why(&root, &module)
+        }
+        Some(Command::Modules { json, .. }) => modules::list(&root, json),
+        Some(Command::Links { json }) => links::list(&root, json),
+        Some(Command::Monitor { json }) => monitor::run(&root, json),
+        Some(Command::Env { json }) => env::run(&root, json),
+        Some(Command::Fingerprint { lines, json }) => fingerprint::run(&root, lines, json),
+        Some(Command::Doctor { json }) => doctor::run(&root, json),
+        Some(Command::EnableService { unit, raw_packets, diff, undo }) => match undo {
+            true => service::disable(&root, &unit, diff),
+            false => service::enable(&root, &unit, raw_packets, diff),
+        },
+        Some(Command::Boot { svg, json }) => boot::run(&root, svg.as_deref(), json),
         Some(Command::Config(command)) => config::run(&root, &command),
     };
     match done {

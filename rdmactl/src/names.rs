@@ -3,8 +3,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-use rdma_config::Root;
+use anyhow::{Context as _, Result, anyhow};
+use rdma_config::{Root, check_device_name};
+use rdma_udev_helper::renames::Step;
 use rdma_udev_helper::world::{Lock, Planned, World, config};
 use serde_json::{Value, json};
 
@@ -24,6 +25,16 @@ pub(crate) fn apply(root: &Root, as_json: bool) -> Result<ExitCode> {
     world.rename(&steps)?;
     let refused = planned.iter().any(|p| p.refusal.is_some());
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+pub(crate) fn rename(root: &Root, from: &str, to: &str) -> Result<ExitCode> {
+    check_device_name(to).map_err(|why| anyhow!("'{to}' cannot be a name: {why}"))?;
+    let mut world = World::now(root, Lock::Alone)?;
+    let device =
+        world.by_name(from).with_context(|| format!("there is no RDMA device '{from}'"))?;
+    let device = device.index;
+    world.rename(&[Step { device, name: to.to_owned(), policy: "user" }])?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(root: &Root, planned: &[Planned], with_users: bool, as_json: bool) {

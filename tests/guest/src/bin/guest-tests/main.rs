@@ -20,6 +20,7 @@ mod netlink;
 mod online;
 mod plug;
 mod rdmactl;
+mod reports;
 mod shipped;
 
 use anyhow::Result;
@@ -57,7 +58,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 14] = [
+    let tables: [&[Test]; 15] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -67,6 +68,7 @@ fn main() {
         many::TESTS,
         netlink::TESTS,
         rdmactl::TESTS,
+        reports::TESTS,
         online::TESTS,
         manager::TESTS,
         bus::TESTS,
