@@ -4,7 +4,7 @@
 //! - [`model`]: the devices and ports as others are told of them, and what has changed.
 //! - [`settings`]: what is to be done about a setting; [`apply`]: how each is read and set.
 //! - [`links`]: which software devices are to be made.
-//! - [`env`]: the ports that applications should use, as variables.
+//! - [`mod@env`]: the ports that applications should use, as variables.
 #![forbid(unsafe_code)]
 
 pub mod apply;
