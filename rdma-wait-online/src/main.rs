@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short, Value};
 use rdma_config::{Online, Root};
+use rdma_udev_helper::state::{Run, replace};
 use rdma_udev_helper::world::{Look, config};
 use rdma_verbs::{Change, Watch};
 use rdma_wait_online::{BadCondition, check, condition, look};
@@ -76,13 +77,15 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let root = Root::system();
     let online = condition(&config(&root), arguments.what.as_deref())?;
-    let deadline = Instant::now() + arguments.timeout.unwrap_or(online.timeout);
+    let start = Instant::now();
+    let deadline = start + arguments.timeout.unwrap_or(online.timeout);
     let mut watch = Watch::open().context("cannot listen to the kernel")?;
     let mut deaf = BTreeMap::new();
     let mut said = String::new();
     loop {
         let missing = missing(&root, &online, &mut watch, &mut deaf)?;
         if missing.is_empty() {
+            write_metrics(&root, arguments.what.as_deref(), start.elapsed(), true);
             return Ok(ExitCode::SUCCESS);
         }
         let status = missing.join("; ");
@@ -92,12 +95,33 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
             said = status;
         }
         if !wait(&mut watch, deadline)? {
+            write_metrics(&root, arguments.what.as_deref(), start.elapsed(), false);
             for line in missing.iter().chain(deaf.values()) {
                 eprintln!("rdma-wait-online: {line}");
             }
             return Ok(ExitCode::FAILURE);
         }
     }
+}
+
+/// For node_exporter, beside rdmad's: a file for each condition. Who may not write there has no need to.
+fn write_metrics(root: &Root, what: Option<&str>, took: Duration, ready: bool) {
+    let condition = what.unwrap_or_default();
+    let file = match what {
+        None => "metrics/rdma-wait-online.prom".to_owned(),
+        Some(what) => format!("metrics/rdma-wait-online-{what}.prom"),
+    };
+    let text = format!(
+        "# TYPE rdma_wait_online_seconds gauge\n\
+         # HELP rdma_wait_online_seconds How long the last wait for a condition took.\n\
+         rdma_wait_online_seconds{{condition=\"{condition}\"}} {:.3}\n\
+         # TYPE rdma_wait_online_ready gauge\n\
+         # HELP rdma_wait_online_ready Whether it ended with the condition met.\n\
+         rdma_wait_online_ready{{condition=\"{condition}\"}} {}\n# EOF\n",
+        took.as_secs_f64(),
+        u8::from(ready)
+    );
+    replace(&Run::of(root).path(&file), text.as_bytes()).ok();
 }
 
 /// What is missing now. Whatever changes it after this wakes the watch; a device whose events are not told is

@@ -8,6 +8,9 @@ mod manager;
 mod metrics;
 mod polkit;
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -64,11 +67,10 @@ async fn run(root: Root) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let watch = Watch::open().context("cannot listen to the kernel")?;
-    #[expect(
-        deprecated,
-        reason = "what replaces it is unsafe; this descriptor is owned and stays the same"
-    )]
-    let mut watch = AsyncFd::with_interest(watch, Interest::READABLE)?;
+    let mut watch = watched(watch, Interest::READABLE)?;
+    // For %h in settings.
+    let hostname = File::open(root.path("/proc/sys/kernel/hostname"))?;
+    let hostname = watched(hostname, Interest::PRIORITY)?;
     let (orders, mut ordered) = mpsc::channel(16);
     let mut manager = Manager::new(root.clone());
     manager.tick(watch.get_mut())?;
@@ -114,6 +116,10 @@ async fn run(root: Root) -> Result<()> {
                 }
                 manager.tick(watch.get_mut())?;
             }
+            renamed = hostname.ready(Interest::PRIORITY) => {
+                renamed?.clear_ready();
+                manager.tick(watch.get_mut())?;
+            }
             _ = hangup.recv() => reload(&mut manager, watch.get_mut())?,
             Some(Order::Reload(done)) = ordered.recv() => {
                 reload(&mut manager, watch.get_mut())?;
@@ -127,6 +133,14 @@ async fn run(root: Root) -> Result<()> {
         }
         show(&mut bus, &manager, &mut shown, &mut counters).await;
     }
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe; these descriptors are owned and stay the same"
+)]
+fn watched<T: AsRawFd>(what: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(what, interest)
 }
 
 fn reload(manager: &mut Manager, watch: &mut Watch) -> Result<()> {

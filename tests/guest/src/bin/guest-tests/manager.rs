@@ -149,6 +149,12 @@ fn settings(bed: &mut Bed) -> Result<()> {
         wait_for(&format!("the description is {wanted}"), || Ok(description(device)? == wanted))
     };
     is(&device)?;
+    sh("hostname lab-late")?;
+    let wanted = format!("lab-late-{device}");
+    let late = wait_for("it has the host's new name", || Ok(description(&device)? == wanted));
+    sh(&format!("hostname {host}"))?;
+    late?;
+    is(&device)?;
     sh(&format!("rdma dev set {device} name other"))?;
     is("other")?;
     live("a", false)?;
