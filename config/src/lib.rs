@@ -29,7 +29,7 @@ pub use links::Link;
 pub use matching::{Facts, Function, Match, NUMBER_KEYS, PATTERN_KEYS};
 pub use name::{BadName, check_device_name};
 pub use online::{Count, GidWanted, Online, Ports};
-pub use schema::{Config, DeviceEntry, IpoibNames, Policy, allowed};
+pub use schema::{Config, DeviceEntry, IpoibNames, NAME_TEMPLATES, Policy, allowed};
 pub use settings::{SETTING_KEYS, Settings};
 
 /// The directory that every path is below.

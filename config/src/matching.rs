@@ -33,6 +33,8 @@ pub struct Facts {
     pub netdev: Vec<String>,
     /// The card's maker's name for the board.
     pub board_id: Vec<String>,
+    /// Of the card. Asking for it takes time: empty unless the configuration [asks](crate::Config::matches_serials).
+    pub serial: Vec<String>,
     /// None for devices without a PCI function below them.
     pub function: Option<Function>,
     /// The NUMA node of the function.
@@ -40,7 +42,7 @@ pub struct Facts {
 }
 
 /// The keys of `match` that take one pattern or a list of them.
-pub const PATTERN_KEYS: [&str; 9] = [
+pub const PATTERN_KEYS: [&str; 10] = [
     "sysname",
     "path",
     "slot",
@@ -50,6 +52,7 @@ pub const PATTERN_KEYS: [&str; 9] = [
     "protocol",
     "netdev",
     "board-id",
+    "serial",
 ];
 /// The keys of `match` that take a boolean or a number.
 pub const NUMBER_KEYS: [&str; 4] = ["pf", "vf", "sf", "numa-node"];
@@ -74,6 +77,12 @@ impl Match {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether there is a condition on the serial number of the card.
+    #[must_use]
+    pub fn asks_for_serial(&self) -> bool {
+        self.0.iter().any(|condition| matches!(condition, Condition::Patterns("serial", _)))
     }
 
     /// Whether a device meets all conditions.
@@ -101,6 +110,7 @@ impl Facts {
             "protocol" => &self.protocol,
             "netdev" => &self.netdev,
             "board-id" => &self.board_id,
+            "serial" => &self.serial,
             _ => &[],
         }
     }

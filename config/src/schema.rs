@@ -66,6 +66,10 @@ const IPOIB_NAMES: [(&str, IpoibNames); 2] =
 /// names, and machines that name theirs keep it.
 pub(crate) const SCHEMES: [&str; 1] = ["v1"];
 
+/// What may stand in a name for something of the device: its place among the devices of the entry, that of its card among
+/// their cards, both from 0 and by PCI address; the number of the function on the card; the path, as the policy writes it.
+pub const NAME_TEMPLATES: [&str; 4] = ["{index}", "{rail}", "{port}", "{path}"];
+
 /// The words that may stand for a value, by the name of the key.
 #[must_use]
 pub fn allowed(key: &str) -> Vec<&'static str> {
@@ -101,7 +105,7 @@ pub struct Config {
 pub struct DeviceEntry {
     /// Which devices it is about.
     pub matches: Match,
-    /// What such a device is to be called; `{index}` is its place among those of this entry, from 0.
+    /// What such a device is to be called, with [templates](NAME_TEMPLATES).
     pub name: Option<String>,
     /// Or how its name is found.
     pub policy: Option<Vec<Policy>>,
@@ -141,6 +145,12 @@ impl Config {
             config.devices.splice(0..0, devices);
         }
         (config, warnings)
+    }
+
+    /// Whether any `[[device]]` is matched by the serial number of its card.
+    #[must_use]
+    pub fn matches_serials(&self) -> bool {
+        self.devices.iter().any(|entry| entry.matches.asks_for_serial())
     }
 
     /// The name that an entry gives to a device, and the entry.
@@ -246,12 +256,17 @@ impl Reader<'_> {
         for (key, value) in table {
             match (key.get_ref().as_ref(), value.get_ref()) {
                 ("match", _) => device.matches = self.matches(value, "device")?,
-                ("name", DeValue::String(name)) => match name.replace("{index}", "") {
-                    rest if rest.contains(['{', '}']) => {
-                        self.wrong(value, "name", "text with '{index}' as its only braces");
+                ("name", DeValue::String(name)) => {
+                    let rest = NAME_TEMPLATES
+                        .iter()
+                        .fold(name.to_string(), |rest, template| rest.replace(template, ""));
+                    if rest.contains(['{', '}']) {
+                        let templates = NAME_TEMPLATES.join(", ");
+                        self.wrong(value, "name", &format!("text with no braces but {templates}"));
+                    } else {
+                        device.name = Some(name.to_string());
                     }
-                    _ => device.name = Some(name.to_string()),
-                },
+                }
                 ("name", _) => self.wrong(value, "name", "a string"),
                 ("policy", _) => device.policy = self.policies(value),
                 (other, _) if self.setting(other, value, &mut device.settings) => {}
@@ -356,7 +371,7 @@ mod tests {
         });
         let (config, warnings) = one(&lines.collect::<Vec<_>>().join("\n"));
         assert_eq!(warnings, [""; 0]);
-        assert_eq!((config.devices.len(), config.links.len()), (6, 1));
+        assert_eq!((config.devices.len(), config.links.len()), (8, 1));
         // What it calls the default is it.
         assert_eq!(config.online[""], Online::default());
         let online = BTreeMap::new();

@@ -3,10 +3,16 @@
 
 use rdma_config::{Config, DeviceEntry, Facts};
 
-use crate::naming::{Choice, Identity, choose};
+use crate::naming::{Choice, Identity, choose, function_number, path};
 
-/// In the name of an entry.
-const INDEX: &str = "{index}";
+/// The place of a device among those that an entry names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rank {
+    /// Among the devices, from 0.
+    pub index: usize,
+    /// That of its card among their cards, from 0.
+    pub rail: usize,
+}
 
 /// What a device should be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,10 +43,9 @@ pub struct Case<'a> {
 }
 
 /// Decides. A person's name stays unless an entry names the device; without any policy that gives
-/// a name the kernel's stays. `index` is the device's place among those that an entry names, from 0; it is
-/// asked only for a name that has it.
+/// a name the kernel's stays. `rank` is asked only for a name that has it.
 #[must_use]
-pub fn decide(case: &Case<'_>, index: impl FnOnce(&DeviceEntry) -> usize) -> Decision {
+pub fn decide(case: &Case<'_>, rank: impl FnOnce(&DeviceEntry) -> Rank) -> Decision {
     let keep = |policy| Decision { name: case.current.to_owned(), policy, source: None };
     if !case.enabled {
         return keep("kernel");
@@ -48,10 +53,7 @@ pub fn decide(case: &Case<'_>, index: impl FnOnce(&DeviceEntry) -> usize) -> Dec
     if let Some((name, entry)) = case.config.name_of(case.facts) {
         let (file, line) = &entry.source;
         let source = Some(format!("{}:{line}", file.display()));
-        let name = match name.contains(INDEX) {
-            true => name.replace(INDEX, &index(entry).to_string()),
-            false => name.to_owned(),
-        };
+        let name = expand(name, case.identity, || rank(entry));
         return Decision { name, policy: "fixed", source };
     }
     if case.named_by_user {
@@ -63,9 +65,24 @@ pub fn decide(case: &Case<'_>, index: impl FnOnce(&DeviceEntry) -> usize) -> Dec
     }
 }
 
+/// Fills in the templates of a name. Those of which the device has nothing stay, and the name is refused for its braces.
+fn expand(name: &str, identity: &Identity, rank: impl FnOnce() -> Rank) -> String {
+    let mut name = name.to_owned();
+    if name.contains("{index}") || name.contains("{rail}") {
+        let Rank { index, rail } = rank();
+        name = name.replace("{index}", &index.to_string()).replace("{rail}", &rail.to_string());
+    }
+    if let Some(place) = &identity.place {
+        name = name.replace("{port}", &function_number(place).to_string());
+        name = name.replace("{path}", &path(place));
+    }
+    name
+}
+
 #[cfg(test)]
 mod tests {
-    use rdma_config::{Policy, Root};
+    use rdma_config::{NAME_TEMPLATES, Policy, Root};
+    use rdma_verbs::sysfs::{PciAddress, Place};
 
     use super::*;
 
@@ -121,8 +138,30 @@ mod tests {
         };
         let decision = decide(&case, |entry| {
             assert_eq!(entry.name.as_deref(), Some("rail{index}"));
-            3
+            Rank { index: 3, rail: 1 }
         });
         assert_eq!(decision.name, "rail3");
+    }
+
+    #[test]
+    fn templates() {
+        let address = PciAddress::parse("0000:c1:00.1").unwrap();
+        let place = Place {
+            address,
+            own_address: address,
+            ari: false,
+            multi_function: true,
+            vf: None,
+            sf: None,
+            onboard: None,
+        };
+        let on_pci = Identity { place: Some(place), ..Identity::default() };
+        let rank = || Rank { index: 5, rail: 2 };
+        for (template, expected) in NAME_TEMPLATES.into_iter().zip(["x5", "x2", "x1", "xp193s0f1"])
+        {
+            assert_eq!(expand(&format!("x{template}"), &on_pci, rank), expected);
+        }
+        assert_eq!(expand("r{rail}p{port}", &on_pci, rank), "r2p1");
+        assert_eq!(expand("x{path}", &Identity::default(), rank), "x{path}");
     }
 }

@@ -29,7 +29,8 @@ pub(crate) fn run(root: &Root, name: &str, may_rename: bool) -> Result<()> {
     let mut properties = properties(&look);
     // Without entries there is nothing to match, and what they match by costs a look at the bus.
     if !config.devices.is_empty() {
-        let wants = config.wants_of(&world.identity(&look).1, &device.name);
+        let wants =
+            config.wants_of(&world.identity(&look, config.matches_serials()).1, &device.name);
         properties.set_some("ID_RDMA_WANTS", (!wants.is_empty()).then(|| wants.join(" ")));
     }
     print!("{}", properties.as_str());

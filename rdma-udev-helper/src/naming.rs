@@ -71,11 +71,7 @@ pub fn name(policy: Policy, identity: &Identity) -> Option<String> {
             let index = identity.place.as_ref()?.onboard.filter(|i| *i <= ONBOARD_MAX)?;
             Some(format!("{prefix}o{index}"))
         }
-        Policy::Path => {
-            let place = identity.place.as_ref()?;
-            let at = format!("p{}s{}", place.address.bus, place.address.slot);
-            Some(format!("{prefix}{}{at}{}", domain(place), function(place)))
-        }
+        Policy::Path => Some(format!("{prefix}{}", path(identity.place.as_ref()?))),
         Policy::Slot => {
             let place = identity.place.as_ref()?;
             let slot = identity.slot.as_ref().filter(|s| s.bytes().all(|b| b.is_ascii_digit()))?;
@@ -88,16 +84,25 @@ pub fn name(policy: Policy, identity: &Identity) -> Option<String> {
     }
 }
 
+/// The path policy's name without the protocol.
+pub(crate) fn path(place: &Place) -> String {
+    let at = format!("p{}s{}", place.address.bus, place.address.slot);
+    format!("{}{at}{}", domain(place), function(place))
+}
+
+/// The number of the function on its card.
+pub(crate) fn function_number(place: &Place) -> u32 {
+    let above = if place.ari { 8 * u32::from(place.address.slot) } else { 0 };
+    u32::from(place.address.function) + above
+}
+
 fn domain(place: &Place) -> String {
     if place.address.domain == 0 { String::new() } else { format!("P{}", place.address.domain) }
 }
 
 fn function(place: &Place) -> String {
     let mut text = String::new();
-    let mut number = u32::from(place.address.function);
-    if place.ari {
-        number += 8 * u32::from(place.address.slot);
-    }
+    let number = function_number(place);
     if number > 0 || place.multi_function {
         // Writing to a string does not fail.
         let _ = write!(text, "f{number}");

@@ -75,7 +75,7 @@ fn run(root: &Root, name: &str, asked: &Asked) -> Result<Option<String>> {
             if look.state.policy == "user" {
                 return Ok(None);
             }
-            match choose(policies, &world.identity(&look).0) {
+            match choose(policies, &world.identity(&look, false).0) {
                 Choice::Name(target, policy) => (target, policy.as_str()),
                 Choice::Keep => bail!("no name for RDMA device '{name}' by this policy"),
             }

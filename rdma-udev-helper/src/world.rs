@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 
-use crate::decide::{Case, Decision, decide};
+use crate::decide::{Case, Decision, Rank, decide};
 use crate::naming::Identity;
 use crate::renames::{self, Refusal, Step};
 use crate::state::{Run, State, Status};
@@ -30,8 +30,8 @@ pub struct World {
     pub run: Run,
     /// All devices of this network namespace.
     pub devices: Vec<Device>,
-    /// The devices that an entry names, in their order, by the place where the entry stands.
-    orders: BTreeMap<(PathBuf, usize), Vec<DevIndex>>,
+    /// The devices that an entry names, by the place where the entry stands.
+    ranks: BTreeMap<(PathBuf, usize), BTreeMap<DevIndex, Rank>>,
     _lock: Option<File>,
 }
 
@@ -137,7 +137,7 @@ impl World {
             sysfs,
             run,
             devices,
-            orders: BTreeMap::new(),
+            ranks: BTreeMap::new(),
             _lock: lock,
         })
     }
@@ -253,7 +253,7 @@ impl World {
 
     /// What a device should be called.
     pub fn decision(&mut self, config: &Config, look: &Look) -> Decision {
-        let (identity, facts) = self.identity(look);
+        let (identity, facts) = self.identity(look, config.matches_serials());
         let case = Case {
             current: &look.device.name,
             named_by_user: look.state.policy == "user",
@@ -262,34 +262,47 @@ impl World {
             facts: &facts,
             identity: &identity,
         };
-        decide(&case, |entry| self.place_among(config, entry, look.device.index))
+        decide(&case, |entry| self.rank(config, entry, look.device.index))
     }
 
     /// The place of a device among those that an entry names: by PCI address, their own or that of their network
     /// interface, and those without one last, in the order in which the kernel made them.
-    fn place_among(&mut self, config: &Config, entry: &DeviceEntry, index: DevIndex) -> usize {
-        if !self.orders.contains_key(&entry.source) {
+    fn rank(&mut self, config: &Config, entry: &DeviceEntry, index: DevIndex) -> Rank {
+        if !self.ranks.contains_key(&entry.source) {
             let mut order = Vec::new();
             for device in self.devices.clone() {
                 let look = self.look(&device);
-                let (identity, facts) = self.identity(&look);
+                let (identity, facts) = self.identity(&look, config.matches_serials());
                 if config.name_of(&facts).is_none_or(|(_, e)| e.source != entry.source) {
                     continue;
                 }
                 let netdev = look.ports.first().and_then(PortFacts::netdev);
-                let address = match &identity.place {
+                let place = identity.place.as_ref();
+                let address = match place {
                     Some(place) => Some(place.own_address),
                     None => netdev.and_then(|n| self.sysfs.netdev_function(&n.name)),
                 };
-                let sf = identity.place.and_then(|p| p.sf);
-                order.push((address.is_none(), address, sf, netdev.map(|n| n.index), device.index));
+                let card = place.map(|p| p.address).or(address).map(|a| (a.domain, a.bus, a.slot));
+                let sf = place.and_then(|p| p.sf);
+                let last = (sf, netdev.map(|n| n.index), device.index);
+                order.push((address.is_none(), address, last, card));
             }
             order.sort();
-            let order = order.into_iter().map(|(.., device)| device).collect();
-            self.orders.insert(entry.source.clone(), order);
+            let mut ranks = BTreeMap::new();
+            let mut cards = Vec::new();
+            for (index, (.., (.., device), card)) in order.into_iter().enumerate() {
+                // Without an address each is a card of its own.
+                let known = card.and_then(|_| cards.iter().position(|c| *c == card));
+                let rail = known.unwrap_or(cards.len());
+                if known.is_none() {
+                    cards.push(card);
+                }
+                ranks.insert(device, Rank { index, rail });
+            }
+            self.ranks.insert(entry.source.clone(), ranks);
         }
-        let order = self.orders.get(&entry.source).into_iter().flatten();
-        order.take_while(|device| **device != index).count()
+        let ranks = self.ranks.get(&entry.source);
+        ranks.and_then(|ranks| ranks.get(&index)).copied().unwrap_or_default()
     }
 
     /// The renames that give a device the name of a decision; see [`renames::plan`].
@@ -367,9 +380,9 @@ impl World {
         Ok(())
     }
 
-    /// What a device can be named by and matched by.
+    /// What a device can be named by and matched by; its card is asked for the serial number only `with_serial`.
     #[must_use]
-    pub fn identity(&self, look: &Look) -> (Identity, Facts) {
+    pub fn identity(&self, look: &Look, with_serial: bool) -> (Identity, Facts) {
         let Look { device, state, ports, driver, .. } = look;
         let place = usable(self.sysfs.place(&device.name));
         let slot = place.as_ref().and_then(|p| usable(self.sysfs.slot(p.own_address)));
@@ -404,6 +417,10 @@ impl World {
             protocol: ports.iter().filter_map(|p| p.protocol).flat_map(words).collect(),
             netdev: netdevs.clone(),
             board_id: usable(self.sysfs.board_id(&device.name)).into_iter().collect(),
+            serial: match with_serial {
+                true => usable(self.sysfs.serial(&device.name)).into_iter().collect(),
+                false => Vec::new(),
+            },
             function,
             numa_node: usable(self.sysfs.numa_node(&device.name)),
         };

@@ -32,7 +32,7 @@ pub fn look(
             continue;
         }
         let mut found = world.look(&device);
-        if !online.matches.fits(&world.identity(&found).1) {
+        if !online.matches.fits(&world.identity(&found, online.matches.asks_for_serial()).1) {
             continue;
         }
         if follows(&found) {

@@ -57,7 +57,7 @@ pub(crate) fn all(world: &mut World, config: &Config) -> Vec<Off> {
             let why = planned.refusal.map(|why| format!(" (refused: {why})")).unwrap_or_default();
             tell(&device, "name", format!("{device}{why}"), &name);
         }
-        let facts = world.identity(&look).1;
+        let facts = world.identity(&look, config.matches_serials()).1;
         for (key, wanted) in config.settings_of(&facts) {
             let wanted = settings::expand(wanted, &device, &host);
             match apply::get(world, &look, key) {

@@ -40,7 +40,7 @@ pub(crate) fn schema() -> Value {
     online["additionalProperties"] = table(condition);
     let mut entry = table(json!({
         "match": matches,
-        "name": { "type": "string", "pattern": "^[^{}]*(\\{index\\}[^{}]*)*$" },
+        "name": { "type": "string", "pattern": "^[^{}]*(\\{(index|rail|port|path)\\}[^{}]*)*$" },
         "policy": policy,
         "node-description": { "type": "string", "maxLength": 64 },
         "roce-mode": word("roce-mode"),

@@ -236,7 +236,7 @@ impl Manager {
                     continue;
                 }
                 let (look, followed) = self.follow(world, watch, &device);
-                let facts = world.identity(&look).1;
+                let facts = world.identity(&look, self.config.matches_serials()).1;
                 let shown = model::device(world, &look, &facts);
                 self.known.insert(device.index, Known { look, facts, shown, followed });
             }

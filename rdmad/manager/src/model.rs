@@ -76,7 +76,7 @@ pub fn all(world: &mut World) -> Model {
     let devices = world.devices.clone();
     let look = |device: &rdma_verbs::netlink::Device| {
         let look = world.look(device);
-        let facts = world.identity(&look).1;
+        let facts = world.identity(&look, false).1;
         (device.index, self::device(world, &look, &facts))
     };
     devices.iter().map(look).collect()

@@ -4,6 +4,7 @@
 
 mod gid;
 mod pci;
+mod vpd;
 
 use std::fs;
 use std::io;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub use gid::{GidEntry, GidType, best_roce_v2};
 pub use pci::{PciAddress, Place};
+pub use vpd::serial_number;
 
 use crate::{Gid, Guid, LinkLayer, PortNum};
 

@@ -127,6 +127,11 @@ impl Sysfs {
         start.ancestors().find(|dir| subsystem(dir).as_deref() == Some("pci")).and_then(address)
     }
 
+    pub(super) fn function_dir(&self, at: PciAddress) -> PathBuf {
+        let PciAddress { domain, bus, slot, function } = at;
+        self.root.join(format!("bus/pci/devices/{domain:04x}:{bus:02x}:{slot:02x}.{function}"))
+    }
+
     /// Name of the hot-plug slot that an address is in.
     ///
     /// # Errors

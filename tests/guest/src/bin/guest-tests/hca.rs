@@ -24,6 +24,11 @@ pub(crate) const TESTS: &[Test] = &[
     both("hca_unplugged_in_use", unplug_in_use),
     both("functions_are_named_by_path", names_by_path),
     better("functions_are_matched_by_numa_node", "rdma-core has no configuration", by_numa_node),
+    better(
+        "functions_have_their_card_and_port_in_the_name",
+        "rdma-core has no configuration",
+        by_card,
+    ),
     better("virtual_functions_come_and_go", "D2: a VF gets the name of its PF", virtual_functions),
     better("function_removed_and_rescanned", "rdma-core has no by-port-guid links", rescan),
 ];
@@ -345,6 +350,31 @@ fn by_numa_node(bed: &mut Bed) -> Result<()> {
     fs::write(format!("{function}/numa_node"), "0")?;
     sh("rdmactl names --apply; udevadm settle")?;
     ensure!(device("a")? == "near", "on node 0 it is called '{}'", device("a")?);
+    Ok(())
+}
+
+/// Plugged in another order than that of their addresses.
+fn by_card(bed: &mut Bed) -> Result<()> {
+    let entry =
+        |name: &str| format!("[[device]]\nmatch = {{ board-id = 'LAB*' }}\nname = '{name}'\n");
+    bed.file(CONFIG, &entry("rail{rail}p{port}"))?;
+    for (hca, function) in [("c", "0002:41:00.0"), ("b", "0001:a1:00.1"), ("a", "0001:a1:00.0")] {
+        plug(hca, 1, &[("function", function), ("multi_function", "1"), ("board_id", "LAB-1")])?;
+    }
+    let are = |expected: &str| -> Result<()> {
+        sh("rdmactl names --apply; udevadm settle")?;
+        let names = ["a", "b", "c"].map(device).into_iter().collect::<Result<Vec<_>>>()?.join(" ");
+        ensure!(names == expected, "they are called {names}, not {expected}");
+        Ok(())
+    };
+    are("rail0p0 rail0p1 rail1p0")?;
+    bed.file(CONFIG, &entry("x{path}"))?;
+    are("xP1p161s0f0 xP1p161s0f1 xP2p65s0f0")?;
+    // A software device has no such thing.
+    super::bed::plug("rxe", "rxe0", &bed.nics[0])?;
+    bed.file(CONFIG, "[[device]]\nmatch = { driver = 'rxe' }\nname = 'x{path}'\n")?;
+    let plan = sh("rdmactl names")?;
+    ensure!(plan.contains("x{path}") && plan.contains("refused"), "{plan}");
     Ok(())
 }
 
