@@ -9,8 +9,8 @@ use crate::schema::{Config, DeviceEntry};
 
 /// The keys of a `[[device]]` that are settings. Each has a word as its value, in the spelling of whatever
 /// it is given to.
-pub const SETTING_KEYS: [&str; 5] =
-    ["node-description", "roce-mode", "tos", "adaptive-moderation", "netns"];
+pub const SETTING_KEYS: [&str; 6] =
+    ["node-description", "roce-mode", "tos", "adaptive-moderation", "optional-counters", "netns"];
 
 /// The kernel's words for them, in configfs.
 const ROCE_MODES: [(&str, &str); 2] = [("v1", "IB/RoCE v1"), ("v2", "RoCE v2")];
@@ -92,6 +92,19 @@ impl Reader<'_> {
                 let wanted = value.get_ref().as_bool();
                 self.or_wrong(wanted, value, full, "true or false").map(|on| on.to_string())
             }
+            "optional-counters" => {
+                let good = |name: &String| {
+                    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                };
+                let names = strings(value.get_ref()).filter(|names| names.iter().all(good));
+                self.or_wrong(names, value, full, "the name of a counter or a list of names").map(
+                    |mut names| {
+                        names.sort();
+                        names.dedup();
+                        names.join(",")
+                    },
+                )
+            }
             "netns" => {
                 let good = |name: &&str| !name.is_empty() && !name.contains('/') && *name != "..";
                 self.or_wrong(text.filter(good), value, full, "the name of a network namespace")
@@ -144,7 +157,7 @@ mod tests {
         let (config, warnings) = load(
             "node-description = '%h %d'\nroce-mode = 'v1'\ntos = 0x6a\n\
              [[device]]\nmatch = {driver = '*'}\ntos = 1\nadaptive-moderation = false\nnetns = 'blue'\n\
-             wants = ['agent@{name}.service', 'x.target']\ndrift = 'repair'\n",
+             optional-counters = ['b', 'a', 'b']\nwants = ['agent@{name}.service', 'x.target']\ndrift = 'repair'\n",
         );
         assert_eq!(warnings, [""; 0]);
         let rxe = rxe();
@@ -155,6 +168,7 @@ mod tests {
                 ("adaptive-moderation", "false"),
                 ("netns", "blue"),
                 ("node-description", "%h %d"),
+                ("optional-counters", "a,b"),
                 ("roce-mode", "IB/RoCE v1"),
                 ("tos", "106"),
             ]
@@ -170,6 +184,7 @@ mod tests {
             ("tos = 256\n", "device.tos must be a number from 0 to 255"),
             ("tos = '1'\n", "device.tos must be a number"),
             ("adaptive-moderation = 'on'\n", "device.adaptive-moderation must be true or false"),
+            ("optional-counters = 'a b'\n", "device.optional-counters must be the name of a"),
             ("netns = 'a/b'\n", "device.netns must be the name of a network namespace"),
             ("netns = '..'\n", "device.netns must be the name"),
             ("node-description = \"a\\nb\"\n", "device.node-description must be a line"),

@@ -46,6 +46,7 @@ pub(crate) fn schema() -> Value {
         "roce-mode": word("roce-mode"),
         "tos": { "type": "integer", "minimum": 0, "maximum": 255 },
         "adaptive-moderation": { "type": "boolean" },
+        "optional-counters": one_or_list(json!({ "type": "string" })),
         "netns": { "type": "string" },
         "drift": word("drift"),
         "wants": one_or_list(json!({ "type": "string" })),

@@ -372,6 +372,11 @@ void vhca_port_trap(struct work_struct *work);
 void vhca_switch_init(struct vhca_switch *sw, u64 guid);
 void vhca_switch_release(struct vhca_switch *sw);
 
+/* stats.c: counters of a port. */
+struct rdma_hw_stats *vhca_alloc_hw_port_stats(struct ib_device *ibdev, u32 num);
+int vhca_get_hw_stats(struct ib_device *ibdev, struct rdma_hw_stats *stats, u32 num, int index);
+int vhca_modify_hw_stat(struct ib_device *ibdev, u32 num, unsigned int index, bool enable);
+
 /* sma.c, pma.c: management agents. They answer in place; 0, or the status of the answer. */
 #define VHCA_MAD_NOT_MINE	(-1)
 int vhca_sma(struct vhca_end *end, struct ib_smp *smp);

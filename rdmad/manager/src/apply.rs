@@ -5,7 +5,8 @@ use std::fs::File;
 
 use anyhow::{Context, Result, bail, ensure};
 use rdma_config::Root;
-use rdma_udev_helper::world::{Look, World};
+use rdma_udev_helper::world::{Look, PortFacts, World};
+use rdma_verbs::netlink::HwCounter;
 use rdma_verbs::{CmDefault, CmDefaults, PortNum, Protocol};
 
 /// Reads a setting by its key in the configuration.
@@ -20,6 +21,18 @@ pub fn get(world: &mut World, look: &Look, key: &str) -> Result<String> {
             let now = world.socket.device(device.index)?;
             let on = now.and_then(|d| d.adaptive_moderation);
             on.context("the kernel does not say what it is")?.to_string()
+        }
+        "optional-counters" => {
+            let read = |port: &PortFacts| {
+                let counters = optional_counters(world, look, port.number)?.into_iter();
+                let on = counters.filter(|c| c.optional == Some(true));
+                let mut names: Vec<String> = on.map(|counter| counter.name).collect();
+                names.sort();
+                Ok(names.join(","))
+            };
+            let mut values = look.ports.iter().map(read).collect::<Result<Vec<_>>>()?;
+            values.dedup();
+            values.join("; ")
         }
         // It is in ours, or we would not see it.
         "netns" => String::new(),
@@ -44,6 +57,23 @@ pub fn set(world: &mut World, look: &Look, key: &str, value: &str) -> Result<()>
         "adaptive-moderation" => {
             Ok(world.socket.set_adaptive_moderation(device.index, value == "true")?)
         }
+        "optional-counters" => {
+            for port in &look.ports {
+                let counters = optional_counters(world, look, port.number)?;
+                let number = |name: &str| {
+                    let known = || counters.iter().map(|c| c.name.as_str()).collect::<Vec<_>>();
+                    let counter = counters.iter().find(|counter| counter.name == name);
+                    counter.map(|counter| counter.index).with_context(|| {
+                        let (port, known) = (port.number, known().join(", "));
+                        format!("port {port} has no optional counter '{name}'; it has: {known}")
+                    })
+                };
+                let names = value.split(',').filter(|name| !name.is_empty());
+                let numbers = names.map(number).collect::<Result<Vec<u32>>>()?;
+                world.socket.set_hw_counters(device.index, port.number, &numbers)?;
+            }
+            Ok(())
+        }
         "netns" => {
             let path = world.root.path("/run/netns").join(value);
             let netns = File::open(&path)
@@ -61,6 +91,12 @@ pub fn set(world: &mut World, look: &Look, key: &str, value: &str) -> Result<()>
             Ok(())
         }
     }
+}
+
+fn optional_counters(world: &mut World, look: &Look, port: PortNum) -> Result<Vec<HwCounter>> {
+    let mut counters = world.socket.hw_counters(look.device.index, port)?;
+    counters.retain(|counter| counter.optional.is_some());
+    Ok(counters)
 }
 
 fn cm_default(key: &str) -> Result<CmDefault> {

@@ -129,10 +129,16 @@ attributes! {
     72 Chardev u64;
     /// `UVERBS_DRIVER_ID`, `enum rdma_driver_id`
     73 UverbsDriverId u32;
+    /// `STAT_HWCOUNTER_ENTRY_NAME`
+    82 HwCounterName String;
     /// `DEV_DIM`: adaptive interrupt moderation
     84 DevDim u8;
     /// `SYS_ATTR_COPY_ON_FORK`
     93 CopyOnFork u8;
+    /// `STAT_HWCOUNTER_INDEX`
+    94 HwCounterIndex u32;
+    /// `STAT_HWCOUNTER_DYNAMIC`: whether an optional counter counts
+    95 HwCounterDynamic u8;
     /// `SYS_ATTR_PRIVILEGED_QKEY_MODE`
     96 PrivilegedQkey u8;
     /// `DEV_TYPE`: 1 is an SMI device
@@ -145,6 +151,29 @@ attributes! {
     102 EventType u8;
     /// `SYS_ATTR_MONITOR_MODE`
     103 MonitorMode u8;
+}
+
+/// `STAT_HWCOUNTERS`, nested: the counters of a port.
+const HW_COUNTERS: u16 = 80;
+/// `STAT_HWCOUNTER_ENTRY`, nested: one of them.
+const HW_COUNTER_ENTRY: u16 = 81;
+
+impl Attribute {
+    /// `STAT_HWCOUNTERS` with the numbers of counters.
+    pub(super) fn hw_counters(indexes: &[u32]) -> Self {
+        let indexes: Vec<Self> = indexes.iter().map(|n| Self::HwCounterIndex(*n)).collect();
+        Self::Other { kind: HW_COUNTERS | NLA_F_NESTED, value: encode_all(&indexes) }
+    }
+
+    /// The attributes of each counter, where this is `STAT_HWCOUNTERS`.
+    pub(super) fn hw_counter_entries(&self) -> Vec<Vec<Self>> {
+        let nested = |attribute: &Self, number: u16| match attribute {
+            Self::Other { kind, value } if kind & !NLA_F_NESTED == number => decode_all(value).ok(),
+            _ => None,
+        };
+        let entries = nested(self, HW_COUNTERS).unwrap_or_default();
+        entries.iter().filter_map(|entry| nested(entry, HW_COUNTER_ENTRY)).collect()
+    }
 }
 
 /// All attributes of a message's payload.
@@ -178,6 +207,24 @@ mod tests {
         let bytes = b"\x08\0\x01\0\x07\0\0\0\x09\0\x02\0rxe0\0\0\0\0";
         assert_eq!(encode_all(&attributes), bytes);
         assert_eq!(decode_all(bytes).unwrap(), attributes);
+    }
+
+    #[test]
+    fn counters() {
+        let entry = vec![
+            Attribute::HwCounterName("cc_rx_ce_pkts".into()),
+            Attribute::HwCounterIndex(7),
+            Attribute::HwCounterDynamic(1),
+        ];
+        for flag in [0, NLA_F_NESTED] {
+            let nest = |kind, value| Attribute::Other { kind: kind | flag, value };
+            let entries = encode_all(&[nest(HW_COUNTER_ENTRY, encode_all(&entry))]);
+            let read = nest(HW_COUNTERS, entries).hw_counter_entries();
+            assert_eq!(read, std::slice::from_ref(&entry));
+        }
+        assert_eq!(Attribute::DevIndex(1).hw_counter_entries(), [[]; 0]);
+        let (kind, value) = (HW_COUNTERS | NLA_F_NESTED, encode_all(&entry[1..2]));
+        assert_eq!(Attribute::hw_counters(&[7]), Attribute::Other { kind, value });
     }
 
     #[test]

@@ -41,6 +41,10 @@ impl Command {
     pub const SYS_SET: Self = Self(7);
     /// `GET_CHARDEV`
     pub const GET_CHARDEV: Self = Self(15);
+    /// `STAT_SET`: which optional counters count, among others.
+    pub const STAT_SET: Self = Self(16);
+    /// `STAT_GET_STATUS`: the counters of a port.
+    pub const STAT_GET_STATUS: Self = Self(24);
     /// `MONITOR`: events
     pub const MONITOR: Self = Self(28);
 }

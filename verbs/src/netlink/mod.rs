@@ -18,7 +18,8 @@ pub use attribute::Attribute;
 pub use error::{Error, Reason};
 pub use message::{Command, Frame, Message, decode};
 pub use model::{
-    Chardev, Device, Event, NameAssign, Netdev, NodeType, PhysicalState, Port, PortState, System,
+    Chardev, Device, Event, HwCounter, NameAssign, Netdev, NodeType, PhysicalState, Port,
+    PortState, System,
 };
 pub use monitor::{Monitor, Notice};
 pub use socket::Socket;

@@ -96,6 +96,33 @@ impl Device {
     }
 }
 
+/// `RDMA_NLDEV_CMD_STAT_GET_STATUS`: a counter of a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HwCounter {
+    /// Its number at this port.
+    pub index: u32,
+    /// The driver's name for it.
+    pub name: String,
+    /// Whether it counts; None for one that always does.
+    pub optional: Option<bool>,
+}
+
+impl HwCounter {
+    /// None without number or name.
+    pub(super) fn read(attributes: Vec<Attribute>) -> Option<Self> {
+        let (mut index, mut name, mut optional) = (None, None, None);
+        for attribute in attributes {
+            match attribute {
+                Attribute::HwCounterIndex(v) => index = Some(v),
+                Attribute::HwCounterName(v) => name = Some(v),
+                Attribute::HwCounterDynamic(v) => optional = Some(v != 0),
+                _ => {}
+            }
+        }
+        Some(Self { index: index?, name: name?, optional })
+    }
+}
+
 /// IBTA PortInfo:PortState.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortState(pub u8);

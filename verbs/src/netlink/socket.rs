@@ -9,7 +9,8 @@ use netlink_sys::SocketAddr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
-    Attribute, Chardev, Command, Device, Error, Frame, Message, Port, Reason, System, message,
+    Attribute, Chardev, Command, Device, Error, Frame, HwCounter, Message, Port, Reason, System,
+    message,
 };
 use crate::{DevIndex, PortNum};
 
@@ -128,6 +129,38 @@ impl Socket {
         let what = format!("cannot set adaptive moderation of RDMA device {index}");
         let attributes = vec![Attribute::DevIndex(index.0), Attribute::DevDim(on.into())];
         self.ask(&what, Command::SET, attributes).map(drop)
+    }
+
+    /// `STAT_GET_STATUS`: the counters of a port.
+    ///
+    /// # Errors
+    /// See [`Reason`]; `EINVAL` from a driver that counts nothing.
+    pub fn hw_counters(&mut self, index: DevIndex, port: PortNum) -> Result<Vec<HwCounter>, Error> {
+        let what = format!("cannot list the counters of port {port} of RDMA device {index}");
+        let attributes = vec![Attribute::DevIndex(index.0), Attribute::PortIndex(port.0)];
+        let answers = self.ask(&what, Command::STAT_GET_STATUS, attributes)?;
+        let attributes = answers.iter().flat_map(|answer| &answer.attributes);
+        let entries = attributes.flat_map(Attribute::hw_counter_entries);
+        Ok(entries.filter_map(HwCounter::read).collect())
+    }
+
+    /// `STAT_SET`: has these optional counters of a port count, and no other.
+    ///
+    /// # Errors
+    /// See [`Reason`]; `EINVAL` for a counter that is not optional.
+    pub fn set_hw_counters(
+        &mut self,
+        index: DevIndex,
+        port: PortNum,
+        counters: &[u32],
+    ) -> Result<(), Error> {
+        let what = format!("cannot choose the counters of port {port} of RDMA device {index}");
+        let attributes = vec![
+            Attribute::DevIndex(index.0),
+            Attribute::PortIndex(port.0),
+            Attribute::hw_counters(counters),
+        ];
+        self.ask(&what, Command::STAT_SET, attributes).map(drop)
     }
 
     /// `NEWLINK`: makes a software device of `kind` (`rxe`, `siw`) on a network interface; the kernel

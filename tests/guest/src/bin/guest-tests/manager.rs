@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("manager_sets_what_an_entry_says", NONE, settings),
     better("manager_reports_or_repairs_drift", NONE, drift),
     better("manager_gives_a_roce_mode", NONE, roce),
+    better("manager_chooses_optional_counters", NONE, counters),
     better("manager_moves_devices_to_a_namespace", NONE, netns),
     better("device_wants_units_of_its_entry", NONE, wants),
     better("manager_counts_a_storm", NONE, storm),
@@ -228,6 +229,39 @@ fn netns(bed: &mut Bed) -> Result<()> {
         Ok(sh("rdma system set netns shared 2>/dev/null; rdma system")?.contains("netns shared"))
     })?;
     outcome
+}
+
+/// Debian's `rdma` sees them; a name that is not known is said once, with those that are.
+fn counters(bed: &mut Bed) -> Result<()> {
+    let entry = |counters: &str| {
+        format!("[[device]]\nmatch = {{ board-id = 'LAB*' }}\noptional-counters = {counters}\n")
+    };
+    configure(bed, &entry("'mcast_tx'"))?;
+    bed.provokes("has no optional counter 'none'; it has: mcast_rx, mcast_tx");
+    let device = plug("a", 2, &[("board_id", "LAB-1")])?;
+    let are = |expected: &str| {
+        wait_for(&format!("the counters of both ports are '{expected}'"), || {
+            let modes = sh("rdma statistic mode | xargs")? + " ";
+            Ok([1, 2].iter().all(|port| {
+                let all = format!("link {device}/{port} optional-counters {expected} ");
+                modes.contains(&all)
+            }))
+        })
+    };
+    are("mcast_tx")?;
+    ensure!(
+        sh(&format!("rdma statistic show link {device}/1"))?.contains("mcast_tx"),
+        "it is not shown"
+    );
+    configure(bed, &entry("['mcast_tx', 'mcast_rx']"))?;
+    are("mcast_rx, mcast_tx")?;
+    configure(bed, &entry("'none'"))?;
+    wait_for("it is said", || {
+        Ok(bed.journal(&format!("-u {UNIT}"))?.contains("has no optional counter 'none'"))
+    })?;
+    are("mcast_rx, mcast_tx")?;
+    configure(bed, &entry("[]"))?;
+    wait_for("none counts", || Ok(!sh("rdma statistic mode")?.contains("mcast")))
 }
 
 fn netns_modes(bed: &mut Bed) -> Result<()> {
