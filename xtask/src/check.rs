@@ -93,6 +93,7 @@ pub(crate) fn test(repo: &Path, options: &Options) -> Result<()> {
     host(repo, &mut tally);
     if !options.host {
         tally.step("the lab tells how a command ended", |_| lab(repo));
+        tally.step("network namespaces as configured, from the boot on", |_| netns_at_boot(repo));
         tally.step("an HCA is pulled in use, 20 times", |_| stress(repo));
         tally.step("the demonstration", |_| match crate::demo(repo, Suite::Trixie)? {
             0 => Ok(()),
@@ -127,6 +128,19 @@ fn lab(repo: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A guest that has its configuration before it boots. The mode can be changed only while there is one namespace.
+fn netns_at_boot(repo: &Path) -> Result<()> {
+    let mut options = vm::Options::new(Suite::Trixie, Boot::Ours, 120);
+    options.append = "systemd.set_credential=\"tmpfiles.extra:\
+                      f /etc/rdma/rdma.toml - - - - [system]\\nnetns='exclusive'\""
+        .into();
+    let script = "systemctl is-system-running --wait; rdma system | grep 'netns exclusive'";
+    match vm::exec(repo, &options, script)? {
+        0 => Ok(()),
+        status => bail!("it ended with status {status}"),
+    }
 }
 
 /// The short form of tests/guest/stress.sh, with the kernel's allocator watching.
