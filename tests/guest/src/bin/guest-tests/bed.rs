@@ -77,7 +77,7 @@ impl Bed {
 
     fn clean(&mut self) -> Result<()> {
         for path in self.made.drain(..) {
-            sh(&format!("rm -rf '{path}'"))?;
+            sh(&format!("rm -rf {path}"))?;
         }
         for unit in self.started.drain(..) {
             // One that has ended is gone.

@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("manager_moves_devices_to_a_namespace", NONE, netns),
     better("device_wants_units_of_its_entry", NONE, wants),
     better("manager_counts_a_storm", NONE, storm),
+    better("manager_looks_again_when_events_are_lost", NONE, lost),
     better("manager_sleeps_when_nothing_happens", NONE, idle),
 ];
 
@@ -392,6 +393,32 @@ fn storm(bed: &mut Bed) -> Result<()> {
         if monitors { "the same" } else { "not here" }
     );
     knows(1)
+}
+
+/// It stands still while more happens than there is room for.
+fn lost(bed: &mut Bed) -> Result<()> {
+    bed.stop_later(UNIT);
+    nic("labnic")?;
+    bed::plug("rxe", "lab0", "labnic")?;
+    started()?;
+    wait_for("it is known", || Ok(metric("rdma_device_info")? == 1))?;
+    sh(&format!("systemctl kill -s STOP {UNIT}"))?;
+    let happens = sh(
+        "for n in $(seq 400); do echo link set dev labnic mtu $((1400 + n % 100)); done | ip -b -
+         rdma dev set lab0 name lab7; udevadm settle",
+    );
+    // None goes: rxe would wait for rdmad, which has it open.
+    let happens = happens.and_then(|_| bed::plug("siw", "new", &bed.nics[0]));
+    sh(&format!("systemctl kill -s CONT {UNIT}"))?;
+    happens?;
+    wait_for("what has happened is known", || {
+        let figures = fs::read_to_string("/run/rdma/metrics/rdma.prom")?;
+        let info: Vec<&str> =
+            figures.lines().filter(|line| line.starts_with("rdma_device_info{")).collect();
+        Ok(info.len() == 2 && info[0].contains("device=\"lab7\""))
+    })?;
+    ensure!(metric("rdma_events_lost_total")? > 0, "nothing was lost");
+    Ok(())
 }
 
 /// Eight devices, and nothing that happens.

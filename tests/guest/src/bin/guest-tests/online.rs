@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     better("online_with_so_many_devices", NONE, count),
     better("online_after_the_rename", NONE, renamed),
     better("online_delays_no_removal", NONE, removal),
+    better("online_with_nothing_but_the_kernel", NONE, alone),
     better("online_needs_a_condition_that_it_understands", NONE, bad_condition),
 ];
 
@@ -255,6 +256,26 @@ fn removal_once(kind: &str, command: &str, service: Option<&str>) -> Result<u128
 /// A wait that is ended before its time counts as failed.
 fn stop(unit: &str) -> Result<()> {
     sh(&format!("systemctl stop {unit}; systemctl reset-failed {unit}"))?;
+    Ok(())
+}
+
+/// As in an initrd without udev, systemd and D-Bus: a root with the program and the kernel's file systems.
+fn alone(bed: &mut Bed) -> Result<()> {
+    let wait = "unshare -m sh -c '
+        cd $(mktemp -d /run/lab/root.XXXXXX); mkdir sys proc dev
+        cp /usr/libexec/rdma/rdma-wait-online .
+        for dir in sys proc dev; do mount --rbind /$dir $dir; done
+        exec chroot . /rdma-wait-online --timeout ";
+    bed.remove_later("/run/lab/root.*");
+    let (code, text) = status(&format!("{wait} 1 rxe0'"))?;
+    ensure!(code == 1 && text.contains("there is no RDMA device 'rxe0'"), "{code}: {text}");
+    sh(&format!("systemd-run -q --collect --unit=lab-alone -p Type=exec {wait} 60 rxe0'"))?;
+    bed.stop_later("lab-alone.service");
+    sh("sleep 1")?;
+    ensure!(unit_state("lab-alone.service") == "active", "it does not wait");
+    bed::plug("rxe", "rxe0", &bed.nics[0])?;
+    wait_for("it ends", || Ok(unit_state("lab-alone.service") != "active"))?;
+    ensure!(bed.journal("-u lab-alone")?.contains("Deactivated successfully"), "it has failed");
     Ok(())
 }
 
