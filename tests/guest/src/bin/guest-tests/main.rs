@@ -86,7 +86,7 @@ fn main() {
 fn run(test: &Test, boot: Boot) -> Result<(), Failed> {
     let start = std::time::Instant::now();
     let known_to_fail = boot == Boot::RdmaCore && test.rdma_core_fails.is_some();
-    bed::patience(if known_to_fail { 10 } else { 30 });
+    bed::patience(if known_to_fail { 5 } else { 60 });
     let outcome = Bed::with(boot, test.run);
     print!("({:.1} s) ", start.elapsed().as_secs_f32());
     match (boot, test.rdma_core_fails, outcome) {
