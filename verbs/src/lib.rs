@@ -5,6 +5,7 @@
 //!   renames, character devices, system settings, events.
 //! - [`sysfs`]: the facts that netlink does not have: GIDs, board id, the place on the PCI bus.
 //! - [`CmDefaults`]: RoCE mode and type of service, in configfs.
+//! - [`umad`]: management datagrams through a port; [`mad`]: what is in them; [`requests`]: many at once.
 //! - [`Watch`]: waits for whatever may change any of that: [`Uevent`]s, [`AsyncEvent`]s, network interfaces.
 //! - [`Guid`], [`Gid`], [`DevIndex`], [`PortNum`], [`Protocol`]: the values both speak of.
 //!
@@ -16,10 +17,13 @@ mod async_events;
 mod cm_defaults;
 mod driver;
 mod id;
+pub mod mad;
 pub mod netlink;
 mod protocol;
+pub mod requests;
 pub mod sysfs;
 mod uevent;
+pub mod umad;
 mod watch;
 
 pub use async_events::{AsyncEvent, AsyncEvents, EventType};

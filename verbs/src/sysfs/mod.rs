@@ -116,6 +116,34 @@ impl Sysfs {
         Ok(gid.map(Gid::interface_id).filter(|guid| !guid.is_zero()))
     }
 
+    /// `sm_sl`: the service level to the subnet manager.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no number.
+    pub fn sm_sl(&self, device: &str, port: PortNum) -> Result<Option<u8>, SysfsError> {
+        parsed(&self.port(device, port).join("sm_sl"))
+    }
+
+    /// The P_Keys of a port that are set, each with its place in the table.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no P_Key.
+    pub fn pkeys(&self, device: &str, port: PortNum) -> Result<Vec<(u16, u16)>, SysfsError> {
+        let mut table = Vec::new();
+        for file in entries(&self.port(device, port).join("pkeys")) {
+            let index = file.file_name().and_then(|n| n.to_str()?.parse().ok());
+            let (Some(index), Some(word)) = (index, text(&file)?) else { continue };
+            let digits = word.strip_prefix("0x").unwrap_or(&word);
+            match u16::from_str_radix(digits, 16) {
+                Ok(0) => {}
+                Ok(pkey) => table.push((index, pkey)),
+                Err(error) => return Err(SysfsError { path: file, reason: error.to_string() }),
+            }
+        }
+        table.sort_unstable();
+        Ok(table)
+    }
+
     /// Reads a directory of `class/infiniband_verbs` or `class/infiniband_mad`; None when it is gone.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod plug;
 mod rdmactl;
 mod reports;
 mod shipped;
+mod srp;
 
 use anyhow::Result;
 use bed::{Bed, Boot, LeftOut};
@@ -58,7 +59,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 15] = [
+    let tables: [&[Test]; 16] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -72,6 +73,7 @@ fn main() {
         online::TESTS,
         manager::TESTS,
         bus::TESTS,
+        srp::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];

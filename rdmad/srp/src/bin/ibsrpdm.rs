@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `ibsrpdm`: the SRP targets that there are now.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use lexopt::ValueExt as _;
+use lexopt::prelude::{Long, Short};
+use rdma_config::Root;
+use rdma_srp::port::LocalPort;
+use rdma_srp::scan::{Patience, Scan};
+use rdma_udev_helper::log;
+
+const USAGE: &str = "\
+ibsrpdm [-c] [-d UMAD] [-v]
+
+Lists the SRP targets that a port can reach.
+  -c       lines for /sys/class/infiniband_srp/.../add_target
+  -d UMAD  through the port of this node (/dev/infiniband/umad0); without it, the first InfiniBand port that is ACTIVE
+  -v       also say who has not answered
+Exit status: 0 done, 1 failed, 2 wrong usage, 77 no permission.";
+
+#[derive(Default)]
+struct Arguments {
+    connections: bool,
+    umad: Option<PathBuf>,
+    verbose: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse() {
+        Ok(Some(arguments)) => arguments,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ibsrpdm: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ibsrpdm: {error:#}");
+            ExitCode::from(log::exit_status(&error))
+        }
+    }
+}
+
+fn parse() -> Result<Option<Arguments>, lexopt::Error> {
+    let mut arguments = Arguments::default();
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => {
+                println!("{USAGE}");
+                return Ok(None);
+            }
+            Long("version") => {
+                println!("ibsrpdm {}", env!("CARGO_PKG_VERSION"));
+                return Ok(None);
+            }
+            Short('c') => arguments.connections = true,
+            Short('d') => arguments.umad = Some(parser.value()?.parse()?),
+            Short('v') => arguments.verbose = true,
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Some(arguments))
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let root = Root::system();
+    let port = LocalPort::find(&root, arguments.umad.as_deref(), None)?;
+    let patience = Patience { timeout: Duration::from_secs(1), retries: 3 };
+    let found = Scan::open(&port, patience, 32)?.run()?;
+    let parameter = |name: &str| {
+        let path = format!("/sys/module/ib_srp/parameters/{name}");
+        std::fs::read_to_string(root.path(&path)).unwrap_or_default()
+    };
+    let immediate = parameter("use_imm_data").starts_with('Y');
+    let max_imm_data = parameter("max_imm_data").trim().parse().ok().filter(|_| immediate);
+    for unit in &found.units {
+        if arguments.connections {
+            unit.connections(max_imm_data).iter().for_each(|line| println!("{line}"));
+        } else {
+            print!("{}", unit.for_people());
+        }
+    }
+    if arguments.verbose {
+        found.problems.iter().for_each(|problem| eprintln!("ibsrpdm: {problem}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The local port that asks.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use rdma_config::Root;
+use rdma_udev_helper::world::{Lock, World};
+use rdma_verbs::netlink::PortState;
+use rdma_verbs::{Gid, PortNum, Protocol};
+
+/// An InfiniBand port, and what of it one needs to ask others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPort {
+    /// Name of the RDMA device at the moment.
+    pub device: String,
+    /// From 1.
+    pub number: PortNum,
+    /// `/dev/infiniband/umad0`
+    pub umad: PathBuf,
+    /// Its own.
+    pub lid: u16,
+    /// The subnet manager's.
+    pub sm_lid: u16,
+    /// Service level to it.
+    pub sm_sl: u8,
+    /// GID 0.
+    pub gid: Gid,
+    /// Place in the table, and P_Key; those that are set.
+    pub pkeys: Vec<(u16, u16)>,
+}
+
+impl LocalPort {
+    /// The port of a umad node, or of a device; without either the first InfiniBand port that is ACTIVE.
+    ///
+    /// # Errors
+    /// There is none, or it has no LID or no subnet manager yet.
+    pub fn find(root: &Root, umad: Option<&Path>, device: Option<(&str, PortNum)>) -> Result<Self> {
+        let mut world = World::now(root, Lock::None)?;
+        let of_node = match umad {
+            None => None,
+            Some(path) => {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let node = world.sysfs.node("infiniband_mad", name)?;
+                let node = node.with_context(|| format!("there is no {}", path.display()))?;
+                Some((node.device, node.port.context("it belongs to no port")?))
+            }
+        };
+        let asked = of_node.or(device.map(|(name, port)| (name.to_owned(), port)));
+        let mut found = None;
+        for device in world.devices.clone() {
+            for port in world.ports(&device) {
+                let active = port.link.as_ref().and_then(|l| l.state) == Some(PortState::ACTIVE);
+                let fits = match &asked {
+                    Some((name, number)) => *name == device.name && *number == port.number,
+                    None => active && port.protocol == Some(Protocol::InfiniBand),
+                };
+                if fits && found.is_none() {
+                    found = Some((device.clone(), port));
+                }
+            }
+        }
+        let (device, port) = found.with_context(|| match &asked {
+            Some((name, port)) => format!("there is no port {port} of RDMA device '{name}'"),
+            None => "there is no InfiniBand port that is ACTIVE".to_owned(),
+        })?;
+        let (name, number) = (device.name.clone(), port.number);
+        let about = format!("port {number} of RDMA device '{name}'");
+        ensure!(port.protocol == Some(Protocol::InfiniBand), "{about} is not InfiniBand");
+        let chardev = world.socket.chardev("umad", Some(device.index), Some(number))?;
+        let chardev = chardev.with_context(|| format!("{about} has no umad node"))?;
+        let link = port.link.with_context(|| format!("{about} does not tell its state"))?;
+        let lid = |lid: Option<u32>| lid.and_then(|lid| u16::try_from(lid).ok()).unwrap_or(0);
+        let (own, sm) = (lid(link.lid), lid(link.sm_lid));
+        // IBTA: unicast LIDs end at 0xbfff.
+        let unicast = |lid: u16| (1..=0xbfff).contains(&lid);
+        ensure!(unicast(own) && unicast(sm), "{about} has no subnet manager yet");
+        let gids = world.sysfs.gids(&name, number)?;
+        let gid = gids.iter().find(|entry| entry.index == 0);
+        Ok(Self {
+            umad: root.path("/dev/infiniband").join(chardev.name),
+            lid: own,
+            sm_lid: sm,
+            sm_sl: world.sysfs.sm_sl(&name, number)?.unwrap_or(0),
+            gid: gid.with_context(|| format!("{about} has no GID"))?.gid,
+            pkeys: world.sysfs.pkeys(&name, number)?,
+            device: name,
+            number,
+        })
+    }
+}

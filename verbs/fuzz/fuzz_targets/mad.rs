@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whatever a fabric answers: records that are in it, and no more of them than fit.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use rdma_verbs::mad::{IoControllerProfile, NodeRecord, PathRecord, PortInfoRecord, record, records, text};
+
+fuzz_target!(|bytes: &[u8]| {
+    assert!(records::<NodeRecord>(bytes).len() <= bytes.len() / 8);
+    assert!(records::<PortInfoRecord>(bytes).len() <= bytes.len() / 8);
+    let _ = (record::<PathRecord>(bytes), record::<IoControllerProfile>(bytes));
+    assert!(!text(bytes).contains(char::is_control));
+});

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Many requests at once through one umad node, each with its own end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+use crate::mad::{MadHeader, Status, method};
+use crate::umad::{Address, AgentId, Received, Umad, is_gone};
+
+/// A request and how long it may take.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which of the node's agents asks.
+    pub agent: AgentId,
+    /// Who is asked.
+    pub to: Address,
+    /// The datagram; its transaction id is written by [`Requests`].
+    pub mad: Vec<u8>,
+    /// How long an answer is waited for, each time.
+    pub timeout: Duration,
+    /// How often it is sent again.
+    pub retries: u32,
+}
+
+/// Which request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestId(u32);
+
+/// Which one has ended, with the datagram of its answer.
+pub type Ended = (RequestId, Result<Vec<u8>, Failure>);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nobody has answered.
+    #[error("no answer")]
+    TimedOut,
+    /// It was answered so.
+    #[error("{0}")]
+    Refused(Status),
+    /// The device has gone; all requests end so.
+    #[error("the device has gone")]
+    Gone,
+    /// It could not be sent.
+    #[error("cannot send: {0}")]
+    Send(io::Error),
+    /// It is too short for what it should be.
+    #[error("the answer makes no sense")]
+    Garbage,
+}
+
+/// Requests of one node. As many as the window allows are under way; the others wait for their turn.
+#[derive(Debug)]
+pub struct Requests {
+    umad: Umad,
+    window: usize,
+    last: u32,
+    waiting: VecDeque<(RequestId, Request)>,
+    under_way: BTreeMap<RequestId, AgentId>,
+    ended: VecDeque<Ended>,
+}
+
+impl Requests {
+    /// At most `window` of them are under way at a time, and at least one.
+    #[must_use]
+    pub fn new(umad: Umad, window: usize) -> Self {
+        Self {
+            umad,
+            window: window.max(1),
+            last: 0,
+            waiting: VecDeque::new(),
+            under_way: BTreeMap::new(),
+            ended: VecDeque::new(),
+        }
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn umad(&self) -> &Umad {
+        &self.umad
+    }
+
+    /// Asks; [`Requests::wait`] has the answer.
+    pub fn ask(&mut self, request: Request) -> RequestId {
+        // Not 0, which opensm does not answer, and none that is still in use.
+        loop {
+            self.last = self.last.wrapping_add(1).max(1);
+            let id = RequestId(self.last);
+            let waits = self.waiting.iter().any(|(other, _)| *other == id);
+            if !waits && !self.under_way.contains_key(&id) {
+                self.waiting.push_back((id, request));
+                return id;
+            }
+        }
+    }
+
+    /// Nobody wants the answer any more.
+    pub fn cancel(&mut self, id: RequestId) {
+        self.waiting.retain(|(other, _)| *other != id);
+        self.under_way.remove(&id);
+        self.ended.retain(|(other, _)| *other != id);
+    }
+
+    /// Waits until a request ends, in whatever order they do; None when there is none.
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    pub fn wait(&mut self) -> io::Result<Option<Ended>> {
+        loop {
+            self.send();
+            if let Some(ended) = self.ended.pop_front() {
+                return Ok(Some(ended));
+            }
+            if self.under_way.is_empty() {
+                return Ok(None);
+            }
+            self.umad.wait(None)?;
+            self.receive();
+        }
+    }
+
+    /// Asks one thing, and waits for that.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn ask_one(&mut self, request: Request) -> Result<Vec<u8>, Failure> {
+        let id = self.ask(request);
+        loop {
+            match self.wait().map_err(Failure::Send)? {
+                Some((ended, outcome)) if ended == id => return outcome,
+                Some(_) => {}
+                None => return Err(Failure::Gone),
+            }
+        }
+    }
+
+    fn send(&mut self) {
+        while self.under_way.len() < self.window {
+            let Some((id, mut request)) = self.waiting.pop_front() else { return };
+            let Ok((header, _)) = MadHeader::read_from_prefix(request.mad.as_slice()) else {
+                self.ended.push_back((id, Err(Failure::Garbage)));
+                continue;
+            };
+            let header = MadHeader { transaction: u64::from(id.0).into(), ..header };
+            // It is as long as what was read of it.
+            header.write_to_prefix(&mut request.mad).ok();
+            let Request { agent, to, mad, timeout, retries } = request;
+            match self.umad.send(agent, to, &mad, Some(timeout), retries) {
+                Ok(()) => {
+                    self.under_way.insert(id, agent);
+                }
+                Err(error) if is_gone(&error) => {
+                    self.under_way.insert(id, agent);
+                    self.all_gone();
+                }
+                Err(error) => self.ended.push_back((id, Err(Failure::Send(error)))),
+            }
+        }
+    }
+
+    fn receive(&mut self) {
+        loop {
+            match self.umad.receive() {
+                Ok(Some(received)) => self.end(received),
+                Ok(None) => return,
+                Err(_) => return self.all_gone(),
+            }
+        }
+    }
+
+    /// Ends the request that this is about. What is about none is an answer that has come too late, or somebody else's.
+    fn end(&mut self, received: Received) {
+        let (agent, mad, failure) = match received {
+            Received::Datagram { agent, mad, .. } => (agent, mad, None),
+            Received::Failed { agent, mad, errno } if errno == Errno::TIMEDOUT.raw_os_error() => {
+                (agent, mad, Some(Failure::TimedOut))
+            }
+            Received::Failed { agent, mad, errno } => {
+                (agent, mad, Some(Failure::Send(io::Error::from_raw_os_error(errno))))
+            }
+        };
+        let Ok((header, _)) = MadHeader::read_from_prefix(&mad) else { return };
+        // The upper half is the kernel's.
+        let id = header.transaction.get() & u64::from(u32::MAX);
+        let id = RequestId(u32::try_from(id).unwrap_or(0));
+        if self.under_way.get(&id) != Some(&agent) {
+            return;
+        }
+        let outcome = match failure {
+            Some(failure) => Err(failure),
+            None if header.method & method::RESPONSE == 0 => return,
+            None if header.status.get() != 0 => Err(Failure::Refused(Status(header.status.get()))),
+            None => Ok(mad),
+        };
+        self.under_way.remove(&id);
+        self.ended.push_back((id, outcome));
+    }
+
+    fn all_gone(&mut self) {
+        let waiting = self.waiting.drain(..).map(|(id, _)| id);
+        let under_way = std::mem::take(&mut self.under_way).into_keys();
+        let all: Vec<RequestId> = under_way.chain(waiting).collect();
+        self.ended.extend(all.into_iter().map(|id| (id, Err(Failure::Gone))));
+    }
+}
