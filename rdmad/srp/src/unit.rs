@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use rdma_config::Root;
 use rdma_verbs::Gid;
 use rdma_verbs::mad::{IoControllerProfile, IoUnitInfo, text};
 
@@ -61,35 +62,94 @@ impl Service {
     }
 }
 
-impl Unit {
-    /// A line for each SRP target, as `ib_srp` reads it from `add_target`. `max_imm_data` is the module's parameter,
-    /// where immediate data are in use.
+/// A service that is an SRP target, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Hex digits, as the target writes them.
+    pub id_ext: String,
+    /// GUID of the controller.
+    pub ioc_guid: u64,
+    /// GID 0 of the port.
+    pub gid: Gid,
+    /// It was found over this.
+    pub pkey: u16,
+    /// ServiceID
+    pub service_id: u64,
+    /// IOClass of the controller.
+    pub io_class: u16,
+    /// SendMessageSize of the controller, in bytes.
+    pub send_size: u32,
+}
+
+/// What else `ib_srp` is told, of all targets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras {
+    /// Tell initiators apart by the port that they log in to.
+    pub initiator_ext: bool,
+    /// How often the HCA sends again.
+    pub tl_retry_count: Option<u8>,
+    /// The module's parameter, where immediate data are in use.
+    pub max_imm_data: Option<u32>,
+}
+
+impl Extras {
+    /// What the module's parameters say; nothing where it is not loaded.
     #[must_use]
-    pub fn connections(&self, max_imm_data: Option<u32>) -> Vec<String> {
-        let targets = self.controllers.iter().flat_map(|controller| {
-            controller.services.iter().filter_map(move |s| Some((controller, s, s.id_ext()?)))
-        });
-        let line = |(controller, service, id_ext): (&Controller, &Service, &str)| {
-            let profile = &controller.profile;
-            let mut line = format!(
-                "id_ext={id_ext},ioc_guid={:016x},dgid={:032x},pkey={:04x},service_id={:016x}",
-                profile.guid.get(),
-                self.gid.0,
-                self.pkey,
-                service.id
-            );
-            // Writing to a string does not fail.
-            if profile.io_class.get() != IO_CLASS {
-                let _ = write!(line, ",io_class={:04x}", profile.io_class.get());
-            }
-            // Last, as a kernel that does not know it stops reading there.
-            let size = profile.send_size.get();
-            if max_imm_data.is_some_and(|most| most > size) {
-                let _ = write!(line, ",max_it_iu_size={size}");
-            }
-            line
+    pub fn of_module(root: &Root) -> Self {
+        let parameter = |name: &str| {
+            let path = format!("/sys/module/ib_srp/parameters/{name}");
+            std::fs::read_to_string(root.path(&path)).unwrap_or_default()
         };
-        targets.map(line).filter(|line| line.len() <= LINE).collect()
+        let immediate = parameter("use_imm_data").starts_with('Y');
+        let max_imm_data = parameter("max_imm_data").trim().parse().ok().filter(|_| immediate);
+        Self { max_imm_data, ..Self::default() }
+    }
+}
+
+impl Target {
+    /// The line that `ib_srp` reads from `add_target`, with the options of a rule; None when it would be too long.
+    #[must_use]
+    pub fn line(&self, options: &str, extras: Extras) -> Option<String> {
+        let Self { id_ext, ioc_guid, gid, pkey, service_id, io_class, send_size } = self;
+        let mut line = format!(
+            "id_ext={id_ext},ioc_guid={ioc_guid:016x},dgid={:032x},pkey={pkey:04x},service_id={service_id:016x}",
+            gid.0
+        );
+        // Writing to a string does not fail.
+        if *io_class != IO_CLASS {
+            let _ = write!(line, ",io_class={io_class:04x}");
+        }
+        if extras.initiator_ext {
+            let _ = write!(line, ",initiator_ext={}", gid.interface_id());
+        }
+        if let Some(count) = extras.tl_retry_count {
+            let _ = write!(line, ",tl_retry_count={count}");
+        }
+        line += options;
+        // Last, as a kernel that does not know it stops reading there.
+        if extras.max_imm_data.is_some_and(|most| most > *send_size) {
+            let _ = write!(line, ",max_it_iu_size={send_size}");
+        }
+        (line.len() <= LINE).then_some(line)
+    }
+}
+
+impl Unit {
+    /// Its services that are SRP targets.
+    pub fn targets(&self) -> impl Iterator<Item = Target> {
+        self.controllers.iter().flat_map(|controller| {
+            controller.services.iter().filter_map(|service| {
+                Some(Target {
+                    id_ext: service.id_ext()?.to_owned(),
+                    ioc_guid: controller.profile.guid.get(),
+                    gid: self.gid,
+                    pkey: self.pkey,
+                    service_id: service.id,
+                    io_class: controller.profile.io_class.get(),
+                    send_size: controller.profile.send_size.get(),
+                })
+            })
+        })
     }
 
     /// All that was found, for people: as `ibsrpdm` has it, trailing blank line included.
@@ -161,13 +221,22 @@ mod tests {
     }
 
     #[test]
-    fn connections() {
-        let found = unit(&["SRP.T10:0002c903000e0b72", "iSER"]);
+    fn lines() {
+        let found: Vec<Target> = unit(&["SRP.T10:0002c903000e0b72", "iSER"]).targets().collect();
+        let [target] = found.as_slice() else { panic!("{found:?}") };
         let line = "id_ext=0002c903000e0b72,ioc_guid=0000000000000007,\
                     dgid=fe800000000000000000000000000009,pkey=ffff,service_id=000000000000000a";
-        assert_eq!(found.connections(None), [line]);
-        assert_eq!(found.connections(Some(8256)), [line]);
-        assert_eq!(found.connections(Some(8257)), [format!("{line},max_it_iu_size=8256")]);
+        let of = |options: &str, extras: Extras| target.line(options, extras).unwrap_or_default();
+        let imm = |most| Extras { max_imm_data: Some(most), ..Extras::default() };
+        assert_eq!(of("", Extras::default()), line);
+        assert_eq!(of("", imm(8256)), line);
+        assert_eq!(of("", imm(8257)), format!("{line},max_it_iu_size=8256"));
+        let all = Extras { initiator_ext: true, tl_retry_count: Some(7), ..imm(9000) };
+        let rest = "initiator_ext=0000000000000009,tl_retry_count=7,max_sect=1,max_it_iu_size=8256";
+        assert_eq!(of(",max_sect=1", all), format!("{line},{rest}"));
+        assert_eq!(target.line(&",max_sect=1".repeat(12), Extras::default()), None);
+        let old = Target { io_class: 0xff00, ..target.clone() };
+        assert_eq!(old.line("", Extras::default()).unwrap(), format!("{line},io_class=ff00"));
     }
 
     /// rdma-core S11: a target could put keys of its own into the line.
@@ -180,7 +249,7 @@ mod tests {
             "SRP.T10:g",
             "srp.t10:0",
         ] {
-            assert!(unit(&[name]).connections(None).is_empty(), "{name}");
+            assert_eq!(unit(&[name]).targets().count(), 0, "{name}");
         }
     }
 

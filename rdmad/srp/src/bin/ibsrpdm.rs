@@ -12,6 +12,7 @@ use lexopt::prelude::{Long, Short};
 use rdma_config::Root;
 use rdma_srp::port::LocalPort;
 use rdma_srp::scan::{Patience, Scan};
+use rdma_srp::unit::Extras;
 use rdma_udev_helper::log;
 
 const USAGE: &str = "\
@@ -75,15 +76,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     let port = LocalPort::find(&root, arguments.umad.as_deref(), None)?;
     let patience = Patience { timeout: Duration::from_secs(1), retries: 3 };
     let found = Scan::open(&port, patience, 32)?.run()?;
-    let parameter = |name: &str| {
-        let path = format!("/sys/module/ib_srp/parameters/{name}");
-        std::fs::read_to_string(root.path(&path)).unwrap_or_default()
-    };
-    let immediate = parameter("use_imm_data").starts_with('Y');
-    let max_imm_data = parameter("max_imm_data").trim().parse().ok().filter(|_| immediate);
+    let extras = Extras::of_module(&root);
     for unit in &found.units {
         if arguments.connections {
-            unit.connections(max_imm_data).iter().for_each(|line| println!("{line}"));
+            let lines = unit.targets().filter_map(|target| target.line("", extras));
+            lines.for_each(|line| println!("{line}"));
         } else {
             print!("{}", unit.for_people());
         }

@@ -255,8 +255,8 @@ fn storage(bed: &mut Bed) -> Result<()> {
          mkdir acls/0x0000000000000000{initiator}; mkdir acls/0x0000000000000000{initiator}/lun_0
          ln -s $PWD/lun/lun_0 acls/0x0000000000000000{initiator}/lun_0/lun
          echo 1 >enable
-         id=$(sed s/0x// /sys/module/ib_srpt/parameters/srpt_service_guid)
-         echo id_ext=$id,ioc_guid=$id,dgid=$gid,pkey=ffff,service_id=$id >/sys/class/infiniband_srp/srp-{a}-1/add_target
+         printf 'a dgid=%s\nd\n' $gid >/run/lab/srp.conf
+         srp_daemon -o -e -j {a}:1 -f /run/lab/srp.conf
          same /dev/sda
          cd /sys/kernel/config/nvmet
          mkdir subsystems/lab; echo 1 >subsystems/lab/attr_allow_any_host
@@ -287,7 +287,7 @@ fn storage(bed: &mut Bed) -> Result<()> {
             rm -f $t/lun/lun_0/disk; rmdir $t/lun/lun_0 $t ${t%/*}
         done
         rmdir srpt core/fileio_0/disk core/fileio_0
-        rm -f /run/lab/disk /run/lab/namespace /run/lab/data
+        rm -f /run/lab/srp.conf /run/lab/disk /run/lab/namespace /run/lab/data
         for m in nvme_rdma nvmet_rdma ib_srp ib_srpt target_core_file; do rmmod $m; done; udevadm settle
         [ ! -e /sys/module/ib_srpt ] || { lsmod; exit 1; }")?;
     outcome

@@ -12,6 +12,8 @@ use super::{Test, better};
 
 pub(crate) const TESTS: &[Test] = &[
     better("ibsrpdm_finds_what_debians_finds", "nothing of ours is there to compare", same),
+    better("srp_daemon_once_says_what_debians_says", "nothing of ours is there to compare", once),
+    better("srp_daemon_logs_in_once", "ib_srp's answer is not looked at", login),
     better("ibsrpdm_passes_over_the_silent", "one silent port costs 5 s, and is not told", silent),
 ];
 
@@ -53,6 +55,53 @@ fn same(bed: &mut Bed) -> Result<()> {
         Ok(())
     });
     without_targets(outcome)
+}
+
+/// With each option that says something of the line, and with rules.
+fn once(bed: &mut Bed) -> Result<()> {
+    bed.provokes("Unable to load target_core");
+    let (a, _) = targets(bed)?;
+    let gid = format!("fe80000000000000{}", super::hca::guid("b", 1)?);
+    bed.file(
+        "/run/lab/srp.conf",
+        &format!("# Some.\na dgid={gid},max_sect=65535,queue_size=4\nd pkey=7fff\na id_ext=0\nd\n"),
+    )?;
+    let outcome = ["", "-n", "-f /run/lab/srp.conf", "-f /run/lab/srp.conf -n -a"]
+        .iter()
+        .try_for_each(|options| -> Result<()> {
+            let command = |program: &str| format!("{program}/srp_daemon -o -c -j {a}:1 {options}");
+            let (ours, theirs) = (sh(&command("/usr/sbin"))?, sh(&command("/usr/lib/lab/peers"))?);
+            let expected = if options.contains("-f") { 1 } else { 3 };
+            ensure!(theirs.lines().count() == expected, "Debian's says {theirs}");
+            ensure!(ours == theirs, "{options}: ours says\n{ours}\nand theirs\n{theirs}");
+            Ok(())
+        });
+    bed.file("/run/lab/srp.conf", "d color=1\n")?;
+    let wrong = status("srp_daemon -o -c -f /run/lab/srp.conf")?;
+    let named = wrong.0 == 78 && wrong.1.contains("/run/lab/srp.conf:1: 'color' is not known");
+    without_targets(outcome)?;
+    ensure!(named, "{wrong:?}");
+    Ok(())
+}
+
+/// Targets that have not been told of this initiator refuse it; that is said, and why.
+fn login(bed: &mut Bed) -> Result<()> {
+    for part in ["Unable to load target_core", "ib_srp", "srpt", "scsi host", "REJ"] {
+        bed.provokes(part);
+    }
+    let (a, _) = targets(bed)?;
+    sh("modprobe ib_srp; udevadm settle")?;
+    let refused = status(&format!("srp_daemon -o -e -j {a}:1"));
+    let outcome = sh("rmmod ib_srp").map(drop);
+    without_targets(outcome)?;
+    let (code, text) = refused?;
+    ensure!(
+        code == 1 && text.contains("cannot log in to id_ext=") && text.contains("refused"),
+        "{code}: {text}"
+    );
+    let (code, text) = status(&format!("srp_daemon -o -e -j {a}:1"))?;
+    ensure!(code == 1 && text.contains("is ib_srp loaded?"), "{code}: {text}");
+    Ok(())
 }
 
 fn silent(bed: &mut Bed) -> Result<()> {
