@@ -207,3 +207,142 @@ impl Requests {
         self.ended.extend(all.into_iter().map(|id| (id, Err(Failure::Gone))));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use rustix::io::{read, write};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    const AGENT: AgentId = AgentId(3);
+
+    /// Requests, and the kernel's end of the node.
+    fn pair(window: usize) -> (Requests, OwnedFd) {
+        let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK);
+        let (ours, theirs) = socketpair(kind.0, kind.1, kind.2, None).unwrap();
+        (Requests::new(Umad::over(File::from(ours)), window), theirs)
+    }
+
+    fn request(modifier: u32) -> Request {
+        let header =
+            MadHeader { method: method::GET, modifier: modifier.into(), ..MadHeader::default() };
+        let mut mad = header.as_bytes().to_vec();
+        mad.resize(256, 0);
+        let (timeout, retries) = (Duration::from_millis(7), 2);
+        Request { agent: AGENT, to: Address::default(), mad, timeout, retries }
+    }
+
+    /// What has been sent: packets with the kernel's header before each.
+    fn sent(kernel: &OwnedFd) -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
+        let mut buffer = [0; 512];
+        while let Ok(length @ 1..) = read(kernel, &mut buffer) {
+            packets.push(buffer[..length].to_vec());
+        }
+        packets
+    }
+
+    /// The answer, or with an errno the request that comes back; as the kernel has it, with the agent in the transaction id.
+    fn answer(kernel: &OwnedFd, packet: &[u8], errno: u8, status: u16) {
+        let mut packet = packet.to_vec();
+        packet[4] = errno;
+        let (header, _) = MadHeader::read_from_prefix(&packet[64..]).unwrap();
+        let response = if errno == 0 { method::RESPONSE } else { 0 };
+        let header = MadHeader {
+            method: header.method | response,
+            status: status.into(),
+            transaction: (header.transaction.get() | 3 << 32).into(),
+            ..header
+        };
+        header.write_to_prefix(&mut packet[64..]).unwrap();
+        write(kernel, &packet).unwrap();
+    }
+
+    fn modifier(outcome: &Result<Vec<u8>, Failure>) -> u32 {
+        let mad = outcome.as_ref().unwrap();
+        MadHeader::read_from_prefix(mad.as_slice()).unwrap().0.modifier.get()
+    }
+
+    #[test]
+    fn no_more_than_the_window_and_in_any_order() {
+        let (mut requests, kernel) = pair(2);
+        let ids: Vec<RequestId> = (0..5).map(|n| requests.ask(request(n))).collect();
+        requests.send();
+        let mut under_way = sent(&kernel);
+        assert_eq!(under_way.len(), 2);
+        // Timeout and retries are the kernel's business.
+        assert_eq!((under_way[0][8], under_way[0][12]), (7, 2));
+        let mut ended = Vec::new();
+        while let Some(packet) = under_way.pop() {
+            answer(&kernel, &packet, 0, 0);
+            let (id, outcome) = requests.wait().unwrap().unwrap();
+            let place = ids.iter().position(|other| *other == id).unwrap();
+            assert_eq!(u32::try_from(place).unwrap(), modifier(&outcome));
+            ended.push(place);
+            requests.send();
+            under_way.extend(sent(&kernel));
+            assert!(under_way.len() <= 2);
+        }
+        ended.sort_unstable();
+        assert_eq!(ended, [0, 1, 2, 3, 4]);
+        assert!(requests.wait().unwrap().is_none());
+    }
+
+    #[test]
+    fn how_a_request_can_fail() {
+        let (mut requests, kernel) = pair(8);
+        for (errno, status, expected) in [
+            (110, 0, "no answer"),
+            (0, 0x0300, "no records (status 0x0300)"),
+            (113, 0, "cannot send: No route to host (os error 113)"),
+        ] {
+            requests.ask(request(0));
+            requests.send();
+            answer(&kernel, &sent(&kernel)[0], errno, status);
+            let (_, outcome) = requests.wait().unwrap().unwrap();
+            assert_eq!(outcome.unwrap_err().to_string(), expected);
+        }
+        requests.ask(Request { mad: vec![0; 23], ..request(0) });
+        assert!(matches!(requests.wait().unwrap(), Some((_, Err(Failure::Garbage)))));
+    }
+
+    /// An answer that has come too late, or is somebody else's, or none at all, ends nothing.
+    #[test]
+    fn what_is_no_answer() {
+        let (mut requests, kernel) = pair(8);
+        let late = requests.ask(request(0));
+        requests.send();
+        let packet = sent(&kernel).remove(0);
+        requests.cancel(late);
+        answer(&kernel, &packet, 0, 0);
+        let id = requests.ask(request(1));
+        requests.send();
+        let mut packet = sent(&kernel).remove(0);
+        write(&kernel, &packet).unwrap();
+        packet[0] = 4;
+        answer(&kernel, &packet, 0, 0);
+        packet[0] = 3;
+        answer(&kernel, &packet, 0, 0);
+        answer(&kernel, &packet, 0, 0);
+        assert_eq!(requests.wait().unwrap().unwrap().0, id);
+        assert!(requests.wait().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_device_that_goes_ends_all() {
+        let (mut requests, kernel) = pair(1);
+        let ids = [requests.ask(request(0)), requests.ask(request(1))];
+        requests.send();
+        drop(kernel);
+        for id in ids {
+            let (ended, outcome) = requests.wait().unwrap().unwrap();
+            assert_eq!(ended, id);
+            assert!(matches!(outcome, Err(Failure::Gone)), "{outcome:?}");
+        }
+        assert!(requests.wait().unwrap().is_none());
+    }
+}

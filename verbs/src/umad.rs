@@ -40,7 +40,7 @@ pub struct AgentRequest<'a> {
 
 /// An agent of one open node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AgentId(u32);
+pub struct AgentId(pub(crate) u32);
 
 /// `struct ib_user_mad_reg_req2`
 #[repr(C)]
@@ -153,6 +153,12 @@ impl Umad {
         Ok(Self { file, buffer: vec![0; HEADER + MAD] })
     }
 
+    /// Something else that datagrams can be exchanged with.
+    #[cfg(test)]
+    pub(crate) fn over(file: File) -> Self {
+        Self { file, buffer: vec![0; HEADER + MAD] }
+    }
+
     /// `REGISTER_AGENT2`, which every kernel since 3.18 has, and which has headers carry the place of the P_Key.
     ///
     /// # Errors
@@ -234,6 +240,8 @@ impl Umad {
     pub fn receive(&mut self) -> io::Result<Option<Received>> {
         loop {
             match self.file.read(&mut self.buffer) {
+                // The kernel has no such end; whatever it is, nothing more will come.
+                Ok(0) => return Err(Errno::NODEV.into()),
                 Ok(length) => {
                     let received = self.buffer.get(..length).and_then(decode);
                     // The room for a long answer is given back.
