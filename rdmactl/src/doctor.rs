@@ -215,17 +215,22 @@ fn unloaded(root: &Root, model: &Model) -> Vec<Problem> {
 
 /// Units of ours that have failed.
 fn units() -> Vec<Problem> {
-    let failed = systemd::show("rdma*", &["Id", "ActiveState", "Result"]).unwrap_or_default();
-    let failed =
-        failed.into_iter().filter(|unit| unit.get("ActiveState").is_some_and(|s| s == "failed"));
+    let units = match systemd::show("rdma*", &["Id", "ActiveState", "Result"]) {
+        Ok(units) => units,
+        Err(error) => {
+            return vec![problem(
+                "units",
+                format!("{error:#}"),
+                "without systemd, start what you need by hand",
+            )];
+        }
+    };
+    let failed = units.iter().filter(|unit| unit.get("ActiveState").is_some_and(|s| s == "failed"));
     let told = failed.map(|unit| {
-        let id = unit.get("Id").map_or("", String::as_str);
-        let result = unit.get("Result").map_or("", String::as_str);
-        problem(
-            "units",
-            format!("{id} has failed ({result})"),
-            format!("journalctl -b -u {id} says why"),
-        )
+        let value = |key: &str| unit.get(key).map_or("", String::as_str);
+        let (id, result) = (value("Id"), value("Result"));
+        let remedy = format!("journalctl -b -u {id} says why");
+        problem("units", format!("{id} has failed ({result})"), remedy)
     });
     told.collect()
 }
