@@ -106,10 +106,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// For node_exporter, beside rdmad's: a file for each condition. Who may not write there has no need to.
 fn write_metrics(root: &Root, what: Option<&str>, took: Duration, ready: bool) {
-    let condition = what.unwrap_or_default();
+    let condition = what.unwrap_or_default().replace('\\', "\\\\").replace('"', "\\\"");
     let file = match what {
         None => "metrics/rdma-wait-online.prom".to_owned(),
-        Some(what) => format!("metrics/rdma-wait-online-{what}.prom"),
+        Some(what) => format!("metrics/rdma-wait-online-{}.prom", what.replace('/', "-")),
     };
     let text = format!(
         "# TYPE rdma_wait_online_seconds gauge\n\
