@@ -4,7 +4,8 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use rdma_config::{Config, Root, dropin};
+use rdma_config::{Config, Root, Warning, dropin};
+use serde_json::{Value, json};
 
 use rdmactl::ConfigCommand;
 
@@ -12,10 +13,16 @@ use crate::{diff, import, schema};
 
 pub(crate) fn run(root: &Root, command: &ConfigCommand) -> Result<ExitCode> {
     match command {
-        ConfigCommand::Check => {
+        ConfigCommand::Check { json } => {
             let (_, warnings) = Config::load(root);
-            for warning in &warnings {
-                println!("{warning}");
+            if *json {
+                let value = |w: &Warning| {
+                    let Warning { file, line, column, what } = w;
+                    json!({ "file": file, "line": line, "column": column, "what": what })
+                };
+                println!("{:#}", Value::Array(warnings.iter().map(value).collect()));
+            } else {
+                warnings.iter().for_each(|warning| println!("{warning}"));
             }
             Ok(if warnings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(78) })
         }

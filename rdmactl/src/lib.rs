@@ -161,7 +161,11 @@ pub enum ModulesCommand {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Say what cannot be used, by file, line and column; exit status 78 when there is any
-    Check,
+    Check {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the files that are in force, in the order in which they apply
     Cat,
     /// Show what is not as the configuration says: names, settings, software devices; exit status 1 when anything is

@@ -49,7 +49,9 @@ fn diagnostics(bed: &mut Bed) -> Result<()> {
         (&format!("ibportstate {to} 1 query"), "LinkState:.......................Active"),
         (
             &format!(
-                "ibping -S -C {b} & trap \"kill $!\" EXIT; sleep 0.5; ibping -C {a} -c 5 {to}"
+                "ibping -S -C {b} & trap \"kill $!\" EXIT
+                 timeout 90 sh -c 'until ibping -C {a} -c 1 {to} | grep -q \"1 received\"; do :; done'
+                 ibping -C {a} -c 5 {to}"
             ),
             "5 received, 0% packet loss",
         ),
@@ -163,11 +165,14 @@ fn lost_and_late(bed: &mut Bed) -> Result<()> {
     let a = plug("a", 1, &[])?;
     plug("b", 1, &[])?;
     subnet_manager(bed, "b")?;
-    let ask = format!("smpquery -C {a} -t 200 nodeinfo {} >/dev/null 2>&1", lid("b", 1)?);
+    let lid = lid("b", 1)?;
+    // Long enough for a slow machine, or not, where nothing is to come.
+    let ask = format!("smpquery -C {a} -t 3000 nodeinfo {lid} >/dev/null 2>&1");
+    let ask_in_vain = format!("smpquery -C {a} -t 200 nodeinfo {lid} >/dev/null 2>&1");
     let set = |file: &str, value: &str| fs::write(format!("{VHCA}/hcas/a/port1/{file}"), value);
     sh(&ask)?;
     set("drop", "1000000")?;
-    ensure!(sh(&ask).is_err(), "an answer to what was lost");
+    ensure!(sh(&ask_in_vain).is_err(), "an answer to what was lost");
     set("drop", "0")?;
     sh(&ask)?;
     set("delay_ms", "150")?;
@@ -185,8 +190,9 @@ fn verbs(bed: &mut Bed) -> Result<()> {
     subnet_manager(bed, "a")?;
     for kind in ["rc", "uc", "ud", "srq"] {
         sh(&format!(
-            "timeout 30 ibv_{kind}_pingpong -d {a} -n 200 >/dev/null & sleep 0.5
-             timeout 30 ibv_{kind}_pingpong -d {b} -n 200 127.0.0.1 >/dev/null && wait $!"
+            "timeout 90 ibv_{kind}_pingpong -d {a} -n 200 >/dev/null &
+             timeout 90 sh -c 'until ss -ltn | grep -q :18515; do sleep 0.1; done'
+             timeout 90 ibv_{kind}_pingpong -d {b} -n 200 127.0.0.1 >/dev/null && wait $!"
         ))?;
     }
     let (ib_a, ib_b) = (netdev(&a, 1)?, netdev(&b, 1)?);
@@ -200,17 +206,17 @@ fn verbs(bed: &mut Bed) -> Result<()> {
     })
     .and_then(|()| {
         sh("set -e
-            peer() { timeout 30 ip netns exec lab-peer \"$@\"; }
+            peer() { timeout 90 ip netns exec lab-peer \"$@\"; }
             ping -q -c 5 -i 0.2 -s 1900 10.9.0.2
             listens() {
-                timeout 30 sh -c 'until rdma resource show cm_id | grep -q LISTEN; do sleep 0.1; done'
+                timeout 90 sh -c 'until rdma resource show cm_id | grep -q LISTEN; do sleep 0.1; done'
             }
-            timeout 30 rping -s -a 10.9.0.1 -C 5 & listens
+            timeout 90 rping -s -a 10.9.0.1 -C 5 & listens
             peer rping -c -a 10.9.0.1 -C 5; wait $!
-            timeout 30 stdbuf -oL udaddy -b 10.9.0.1 & listens
+            timeout 90 stdbuf -oL udaddy -b 10.9.0.1 & listens
             peer stdbuf -oL udaddy -s 10.9.0.1; wait $!
-            timeout 30 stdbuf -oL mckey -m 239.9.9.9 -b 10.9.0.1 >/run/lab/mckey & receiver=$!
-            timeout 30 sh -c 'until grep -q joined /run/lab/mckey; do sleep 0.1; done'
+            timeout 90 stdbuf -oL mckey -m 239.9.9.9 -b 10.9.0.1 >/run/lab/mckey & receiver=$!
+            timeout 90 sh -c 'until grep -q joined /run/lab/mckey; do sleep 0.1; done'
             # The group is told that it has joined before opensm has shown the switch the way.
             while kill -0 $receiver 2>/dev/null; do peer mckey -m 239.9.9.9 -b 10.9.0.2 -s; done
             wait $receiver

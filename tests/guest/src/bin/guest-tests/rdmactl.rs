@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::bed::{Bed, devices, node, sh};
@@ -160,6 +160,12 @@ fn check(bed: &mut Bed) -> Result<()> {
     for place in [":3:1: naming.shceme is not known", ":5:16: match.vf must be"] {
         ensure!(text.contains(&format!("{CONFIG}{place}")), "no {place} in {text}");
     }
+    let warnings = json("rdmactl config check --json || true")?;
+    let [first, second] = warnings.as_slice() else { bail!("{warnings:?}") };
+    ensure!(
+        first["file"] == CONFIG && first["line"] == 3 && second["column"] == 16,
+        "{warnings:?}"
+    );
     ensure!(sh("rdmactl config cat")?.contains("policy = 'path'"), "config cat");
     Ok(())
 }

@@ -8,13 +8,13 @@ use anyhow::{Result, ensure};
 use super::bed::{Bed, node, sh, wait_for};
 use super::hca::{VHCA, plug, subnet_manager};
 use super::rdmactl::status;
-use super::{Test, better};
+use super::{Test, better, both};
 
 pub(crate) const TESTS: &[Test] = &[
-    better("ibsrpdm_finds_what_debians_finds", "nothing of ours is there to compare", same),
-    better("srp_daemon_once_says_what_debians_says", "nothing of ours is there to compare", once),
-    better("srp_daemon_logs_in_once", "ib_srp's answer is not looked at", login),
-    better("ibsrpdm_passes_over_the_silent", "one silent port costs 5 s, and is not told", silent),
+    both("ibsrpdm_finds_what_debians_finds", same),
+    better("srp_daemon_once_says_what_debians_says", "a bad rule ends it with status 1", once),
+    better("srp_daemon_logs_in_once", "S16: what ib_srp answers is lost", login),
+    better("ibsrpdm_passes_over_the_silent", "S1: who is silent is not told of", silent),
 ];
 
 const OURS: &str = "/usr/sbin/ibsrpdm";
