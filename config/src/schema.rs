@@ -139,10 +139,15 @@ impl Config {
         let (fragments, mut warnings) = dropin::read(root, "rdma.toml");
         let mut config = Self::default();
         for fragment in &fragments {
+            let before = warnings.len();
             let mut reader = Reader { fragment, warnings: &mut warnings };
             let devices = reader.apply(&mut config);
             // The first that fits counts, and a later fragment goes before an earlier one.
             config.devices.splice(0..0, devices);
+            // Tables are read by their names, files from above.
+            if let Some(of_fragment) = warnings.get_mut(before..) {
+                of_fragment.sort_by_key(|warning| (warning.line, warning.column));
+            }
         }
         (config, warnings)
     }
