@@ -12,6 +12,7 @@ use std::{fs, io};
 use anyhow::{Context, Result};
 use rdma_config::Root;
 use rdma_udev_helper::world::{Lock, Look, World};
+use rdma_verbs::netlink::Netdev;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
@@ -69,6 +70,7 @@ fn moments(root: &Root) -> Result<Vec<Moment>> {
         let since = of_device.iter().map(|m| m.at).min().unwrap_or(0).saturating_sub(BEFORE);
         of_device.extend(journal.iter().filter_map(|line| line.of(&look, since)));
         moments.extend(of_device);
+        moments.extend(netdevs(root, &look));
     }
     moments.sort();
     moments.dedup();
@@ -93,10 +95,6 @@ fn files(root: &Root, look: &Look, clocks: &Clocks) -> Vec<Moment> {
             tell(udev(root, &format!("c{}", number.trim())), format!("udev has seen {name}"));
         }
     }
-    for netdev in look.ports.iter().filter_map(|port| port.netdev()) {
-        let name = &netdev.name;
-        tell(udev(root, &format!("n{}", netdev.index)), format!("udev has seen {name}"));
-    }
     let link = root.path("/run/rdma/names").join(&look.device.name);
     let named = link.symlink_metadata().and_then(|m| m.modified()).ok();
     let how = &look.state.policy;
@@ -106,6 +104,17 @@ fn files(root: &Root, look: &Look, clocks: &Clocks) -> Vec<Moment> {
     };
     tell(named.and_then(|time| clocks.monotonic(time)), format!("has its name ({how}{was})"));
     moments
+}
+
+/// Its network interfaces, which may be older than it is.
+fn netdevs(root: &Root, look: &Look) -> Vec<Moment> {
+    let netdevs = look.ports.iter().filter_map(|port| port.netdev());
+    let moment = |netdev: &Netdev| {
+        let at = udev(root, &format!("n{}", netdev.index))?;
+        let (of, what) = (look.device.name.clone(), format!("udev has seen {}", netdev.name));
+        Some(Moment { at, until: None, of, what })
+    };
+    netdevs.filter_map(moment).collect()
 }
 
 /// When udev first saw something, by its entry in the database.
