@@ -16,6 +16,7 @@ use rdma_wait_online::{check, condition};
 use rdmad::model::{self, Model};
 use serde_json::{Value, json};
 
+use crate::users::{self, Process};
 use crate::{diff, systemd};
 
 /// One thing that is wrong.
@@ -282,10 +283,9 @@ fn addresses(world: &World, model: &Model) -> Vec<Problem> {
 /// Programs that have a device open and may not lock the memory that they will register.
 fn memlock(root: &Root) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let processes = fs::read_dir(root.path("/proc")).into_iter().flatten().flatten();
-    for process in processes.filter(|p| p.file_name().to_string_lossy().parse::<u32>().is_ok()) {
-        let Some(limit) = memlock_of(&process.path()) else { continue };
-        let file = |name: &str| fs::read_to_string(process.path().join(name)).unwrap_or_default();
+    for process in users::processes(root).into_iter().filter(has_uverbs) {
+        let file = |name: &str| fs::read_to_string(process.path.join(name)).unwrap_or_default();
+        let Some(limit) = memlock_of(&process.path) else { continue };
         let cgroup = file("cgroup");
         let unit = cgroup.trim().rsplit('/').find(|part| part.ends_with(".service"));
         // These listen to devices, and register nothing.
@@ -293,11 +293,11 @@ fn memlock(root: &Root) -> Vec<Problem> {
         {
             continue;
         }
-        let who = format!("{}[{}]", file("comm").trim(), process.file_name().to_string_lossy());
         problems.push(problem(
             "memlock",
             format!(
-                "{who} has an RDMA device open and may lock only {} KiB of memory",
+                "{} has an RDMA device open and may lock only {} KiB of memory",
+                process.who,
                 limit / 1024
             ),
             match unit {
@@ -309,16 +309,15 @@ fn memlock(root: &Root) -> Vec<Problem> {
     problems
 }
 
-/// The limit in bytes of a process that has a uverbs node open; None when it has none, or need not care.
+fn has_uverbs(process: &Process) -> bool {
+    let is_uverbs = |node: &PathBuf| node.to_string_lossy().starts_with("/dev/infiniband/uverbs");
+    process.nodes.iter().any(is_uverbs)
+}
+
+/// The limit in bytes of a process; None when it has none, or need not care.
 fn memlock_of(process: &Path) -> Option<u64> {
     /// `CAP_IPC_LOCK`
     const IPC_LOCK: u32 = 14;
-    let mut fds = fs::read_dir(process.join("fd")).ok()?.flatten();
-    fds.find(|fd| {
-        fs::read_link(fd.path()).is_ok_and(|target| {
-            target.to_str().is_some_and(|t| t.starts_with("/dev/infiniband/uverbs"))
-        })
-    })?;
     let status = fs::read_to_string(process.join("status")).ok()?;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     let effective = u64::from_str_radix(effective.trim(), 16).ok()?;

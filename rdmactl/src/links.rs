@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use rdma_config::Root;
 use rdma_udev_helper::world::{Lock, World, config};
-use rdmad::{links, model};
+use rdmad::links::{self, OnNetdev};
 use serde_json::{Value, json};
 
 use crate::table;
@@ -14,16 +14,15 @@ use crate::table;
 pub(crate) fn list(root: &Root, as_json: bool) -> Result<ExitCode> {
     let config = config(root);
     let mut world = World::now(root, Lock::None)?;
-    let model = model::all(&mut world);
+    let devices = world.devices.clone();
+    let devices: Vec<OnNetdev> =
+        devices.iter().filter_map(|device| OnNetdev::of(&world.look(device))).collect();
     let made = links::made(root);
     let rows = config.links.iter().map(|link| {
-        // Whoever made it; as rdmad sees it.
-        let device = model.values().find(|device| {
-            device.driver == link.kind && device.ports.values().any(|p| p.netdev == link.netdev)
-        });
+        let device = devices.iter().find(|device| device.is_for(link));
         let ours = made.get(&link.name).and_then(|made| made.index);
         let state = match device {
-            Some(device) if ours.is_some_and(|ours| ours.0 == device.index) => "made by rdmad",
+            Some(device) if ours.is_some_and(|ours| ours == device.index) => "made by rdmad",
             Some(_) => "made by somebody else",
             None if world.sysfs.netdev_index(&link.netdev).is_none() => "waits for its interface",
             None => "is not there: see the journal of rdmad.service",

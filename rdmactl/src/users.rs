@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Who has a character device open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
@@ -11,21 +11,41 @@ use rdma_config::Root;
 /// are not seen.
 pub(crate) fn by_node(root: &Root) -> BTreeMap<PathBuf, Vec<String>> {
     let mut users: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
-    let processes = fs::read_dir(root.path("/proc")).into_iter().flatten().flatten();
-    for process in processes.filter(|p| p.file_name().to_string_lossy().parse::<u32>().is_ok()) {
-        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        let who = format!("{}[{}]", name.trim(), process.file_name().to_string_lossy());
-        for fd in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
-            let Ok(target) = fs::read_link(fd.path()) else { continue };
-            if target.starts_with("/dev/infiniband") {
-                let users = users.entry(target).or_default();
-                if !users.contains(&who) {
-                    users.push(who.clone());
-                }
-            }
+    for process in processes(root) {
+        for node in process.nodes {
+            users.entry(node).or_default().push(process.who.clone());
         }
     }
     users
+}
+
+/// A process that has a device node open.
+pub(crate) struct Process {
+    /// `/proc/<pid>`
+    pub(crate) path: PathBuf,
+    /// `name[pid]`
+    pub(crate) who: String,
+    /// The nodes, each once.
+    pub(crate) nodes: BTreeSet<PathBuf>,
+}
+
+/// All of them that are seen.
+pub(crate) fn processes(root: &Root) -> Vec<Process> {
+    let all = fs::read_dir(root.path("/proc")).into_iter().flatten().flatten();
+    let process = |entry: fs::DirEntry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let path = entry.path();
+        let fds = fs::read_dir(path.join("fd")).ok()?.flatten();
+        let open = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
+        let nodes: BTreeSet<_> = open.filter(|file| file.starts_with("/dev/infiniband")).collect();
+        let name = || fs::read_to_string(path.join("comm")).unwrap_or_default();
+        (!nodes.is_empty()).then(|| Process {
+            who: format!("{}[{pid}]", name().trim()),
+            nodes,
+            path: path.clone(),
+        })
+    };
+    all.filter_map(process).collect()
 }
 
 #[cfg(test)]

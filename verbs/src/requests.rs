@@ -78,12 +78,6 @@ impl Requests {
         }
     }
 
-    /// The node.
-    #[must_use]
-    pub fn umad(&self) -> &Umad {
-        &self.umad
-    }
-
     /// Asks; [`Requests::wait`] has the answer.
     pub fn ask(&mut self, request: Request) -> RequestId {
         // Not 0, which opensm does not answer, and none that is still in use.

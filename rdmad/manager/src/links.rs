@@ -33,6 +33,12 @@ impl OnNetdev {
             netdev: look.ports.iter().find_map(|p| Some(p.netdev()?.name.clone()))?,
         })
     }
+
+    /// Whether it is what a link asks for, whoever made it and under whatever name.
+    #[must_use]
+    pub fn is_for(&self, link: &Link) -> bool {
+        self.driver == link.kind && self.netdev == link.netdev
+    }
 }
 
 /// A device that we made, or were about to: `/run/rdma/links/<name>`.
@@ -89,8 +95,8 @@ pub fn plan(
         acts.iter().any(|act| matches!(act, Act::Remove(_, index) if *index == device.index))
     };
     let makes = wanted.iter().filter(|link| {
-        let there = |d: &&OnNetdev| d.driver == link.kind && d.netdev == link.netdev && !goes(d);
-        has_netdev(&link.netdev) && !devices.iter().any(|d| there(&d))
+        let there = devices.iter().any(|device| device.is_for(link) && !goes(device));
+        has_netdev(&link.netdev) && !there
     });
     let makes: Vec<Act> = makes.cloned().map(Act::Make).collect();
     acts.extend(makes);

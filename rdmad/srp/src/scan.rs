@@ -46,8 +46,6 @@ pub struct Found {
     pub units: Vec<Unit>,
     /// Who has not answered, or with a refusal: a line each.
     pub problems: Vec<String>,
-    /// How many questions the subnet administration was asked.
-    pub sa_queries: u32,
 }
 
 /// Asks everybody, through one port.
@@ -251,14 +249,13 @@ impl<'a> Scan<'a> {
     }
 
     fn sa_request<T: IntoBytes + zerocopy::Immutable + ?Sized>(
-        &mut self,
+        &self,
         method: u8,
         attribute: u16,
         modifier: u32,
         mask: u64,
         record: &T,
     ) -> Request {
-        self.found.sa_queries += 1;
         let mad = MadHeader {
             attribute: attribute.into(),
             modifier: modifier.into(),
