@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cmdline;
+mod description;
 pub mod dropin;
 mod links;
 mod matching;
@@ -25,6 +26,7 @@ mod settings;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+pub use description::{DESCRIPTION_WORDS, expand_description, unknown_description_words};
 pub use links::Link;
 pub use matching::{Facts, Function, Match, NUMBER_KEYS, PATTERN_KEYS};
 pub use name::{BadName, check_device_name};

@@ -376,7 +376,7 @@ mod tests {
         });
         let (config, warnings) = one(&lines.collect::<Vec<_>>().join("\n"));
         assert_eq!(warnings, [""; 0]);
-        assert_eq!((config.devices.len(), config.links.len()), (8, 1));
+        assert_eq!((config.devices.len(), config.links.len()), (9, 1));
         // What it calls the default is it.
         assert_eq!(config.online[""], Online::default());
         let online = BTreeMap::new();

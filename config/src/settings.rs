@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 
+use crate::description::unknown_description_words;
 use crate::matching::Facts;
 use crate::reader::{Reader, Value, strings};
 use crate::schema::{Config, DeviceEntry};
 
 /// The keys of a `[[device]]` that are settings. Each has a word as its value, in the spelling of whatever
 /// it is given to.
-pub const SETTING_KEYS: [&str; 6] =
-    ["node-description", "roce-mode", "tos", "adaptive-moderation", "optional-counters", "netns"];
+pub const SETTING_KEYS: [&str; 5] =
+    ["roce-mode", "tos", "adaptive-moderation", "optional-counters", "netns"];
 
 /// The kernel's words for them, in configfs.
 const ROCE_MODES: [(&str, &str); 2] = [("v1", "IB/RoCE v1"), ("v2", "RoCE v2")];
@@ -31,6 +32,8 @@ pub(crate) fn allowed(key: &str) -> Vec<&'static str> {
 pub struct Settings {
     /// By key.
     pub(crate) values: BTreeMap<&'static str, String>,
+    /// Format of the node description, which is rdma-ndd's business.
+    pub(crate) description: Option<String>,
     /// Whether a value that somebody else has changed is set again.
     pub(crate) repair: Option<bool>,
     /// Units that a device wants; `{name}` is its name.
@@ -50,6 +53,17 @@ impl Config {
             settings.entry(*key).or_insert(value.as_str());
         }
         settings
+    }
+
+    /// The format of a device's node description; of several entries the first that has one counts.
+    #[must_use]
+    pub fn description_of<'a>(&'a self, facts: &'a Facts) -> Option<&'a str> {
+        self.entries_for(facts).find_map(|entry| entry.settings.description.as_deref())
+    }
+
+    /// All formats of node descriptions.
+    pub fn descriptions(&self) -> impl Iterator<Item = &str> {
+        self.devices.iter().filter_map(|entry| entry.settings.description.as_deref())
     }
 
     /// Whether settings of a device that somebody else has changed are set again.
@@ -78,9 +92,16 @@ impl Reader<'_> {
         let text = value.get_ref().as_str();
         let read = match key {
             "node-description" => {
-                let good = |text: &&str| text.len() <= 64 && !text.contains(char::is_control);
-                self.or_wrong(text.filter(good), value, full, "a line of at most 64 bytes")
-                    .map(str::to_owned)
+                let good = |text: &&str| !text.contains(char::is_control);
+                let format = self.or_wrong(text.filter(good), value, full, "a line");
+                for word in format.into_iter().flat_map(unknown_description_words) {
+                    self.warn(
+                        value.span().start,
+                        format!("{full} has '{word}', which is not known"),
+                    );
+                }
+                settings.description = format.map(str::to_owned).or(settings.description.take());
+                return true;
             }
             "roce-mode" => self.word(value, full, &ROCE_MODES).map(str::to_owned),
             "tos" => {
@@ -167,12 +188,13 @@ mod tests {
             [
                 ("adaptive-moderation", "false"),
                 ("netns", "blue"),
-                ("node-description", "%h %d"),
                 ("optional-counters", "a,b"),
                 ("roce-mode", "IB/RoCE v1"),
                 ("tos", "106"),
             ]
         );
+        assert_eq!(config.description_of(&rxe), Some("%h %d"));
+        assert_eq!(config.descriptions().count(), 1);
         assert!(config.repairs(&rxe) && !config.repairs(&Facts::default()));
         assert_eq!(config.wants_of(&rxe, "rail0"), ["agent@rail0.service", "x.target"]);
     }
@@ -188,6 +210,10 @@ mod tests {
             ("netns = 'a/b'\n", "device.netns must be the name of a network namespace"),
             ("netns = '..'\n", "device.netns must be the name"),
             ("node-description = \"a\\nb\"\n", "device.node-description must be a line"),
+            (
+                "node-description = '%h %x'\n",
+                "device.node-description has '%x', which is not known",
+            ),
             ("wants = 'a b.service'\n", "device.wants must be a unit"),
             ("wants = 'service'\n", "device.wants must be a unit"),
             ("drift = true\n", "device.drift must be one of report, repair"),

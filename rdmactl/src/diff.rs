@@ -6,11 +6,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use rdma_config::{Config, Root};
 use rdma_udev_helper::world::{Lock, World, config};
+use rdmad::apply;
 use rdmad::links::{self, Act};
-use rdmad::{apply, settings};
 use serde_json::{Value, json};
 
 use crate::table;
+
+/// The key of what rdma-ndd does.
+pub(crate) const DESCRIPTION: &str = "node-description";
 
 /// One thing that is not as it should be.
 pub(crate) struct Off {
@@ -48,7 +51,7 @@ pub(crate) fn all(world: &mut World, config: &Config) -> Vec<Off> {
         all.push(Off { about, key, is, should_be });
     };
     let (planned, _) = world.plan_all(config);
-    let host = apply::host_name(&world.root);
+    let host = rdma_ndd::host(&world.root);
     let mut on_netdev = Vec::new();
     for planned in planned {
         let (look, name) = (planned.look, planned.decision.name);
@@ -59,11 +62,18 @@ pub(crate) fn all(world: &mut World, config: &Config) -> Vec<Off> {
         }
         let facts = world.identity(&look, config.matches_serials()).1;
         for (key, wanted) in config.settings_of(&facts) {
-            let wanted = settings::expand(wanted, &device, &host);
             match apply::get(world, &look, key) {
                 Ok(is) if is == wanted || key == "netns" => {}
-                Ok(is) => tell(&device, key, is, &wanted),
-                Err(error) => tell(&device, key, format!("unknown: {error:#}"), &wanted),
+                Ok(is) => tell(&device, key, is, wanted),
+                Err(error) => tell(&device, key, format!("unknown: {error:#}"), wanted),
+            }
+        }
+        if let Some(format) = config.description_of(&facts) {
+            let wanted = rdma_ndd::fill(world, config, &look, &facts, format, &host);
+            match world.sysfs.node_description(&device).map(Option::unwrap_or_default) {
+                Ok(is) if is == wanted => {}
+                Ok(is) => tell(&device, DESCRIPTION, is, &wanted),
+                Err(error) => tell(&device, DESCRIPTION, format!("unknown: {error}"), &wanted),
             }
         }
         on_netdev.extend(links::OnNetdev::of(&look));

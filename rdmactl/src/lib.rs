@@ -91,6 +91,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Node descriptions, and what they should be, as rdma-ndd keeps them
+    Ndd {
+        /// Write the description of this device anew, whatever it is; without a name, of all
+        #[arg(long, value_name = "DEVICE", num_args = 0..=1)]
+        write: Option<Option<String>>,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// What happens to devices and ports from now on, after what there is; without end
     Monitor {
         /// For programs: an object a line

@@ -18,6 +18,7 @@ mod list;
 mod modules;
 mod monitor;
 mod names;
+mod ndd;
 mod online;
 mod plot;
 mod schema;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
             modules::why(&root, &module)
         }
         Some(Command::Modules { json, .. }) => modules::list(&root, json),
+        Some(Command::Ndd { write, json }) => ndd::run(write, json),
         Some(Command::Links { json }) => links::list(&root, json),
         Some(Command::Monitor { json }) => monitor::run(&root, json),
         Some(Command::Env { json }) => env::run(&root, json),

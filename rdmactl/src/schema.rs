@@ -42,7 +42,7 @@ pub(crate) fn schema() -> Value {
         "match": matches,
         "name": { "type": "string", "pattern": "^[^{}]*(\\{(index|rail|port|path)\\}[^{}]*)*$" },
         "policy": policy,
-        "node-description": { "type": "string", "maxLength": 64 },
+        "node-description": { "type": "string" },
         "roce-mode": word("roce-mode"),
         "tos": { "type": "integer", "minimum": 0, "maximum": 255 },
         "adaptive-moderation": { "type": "boolean" },

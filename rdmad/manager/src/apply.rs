@@ -4,7 +4,6 @@
 use std::fs::File;
 
 use anyhow::{Context, Result, bail, ensure};
-use rdma_config::Root;
 use rdma_udev_helper::world::{Look, PortFacts, World};
 use rdma_verbs::netlink::HwCounter;
 use rdma_verbs::{CmDefault, CmDefaults, PortNum, Protocol};
@@ -16,7 +15,6 @@ use rdma_verbs::{CmDefault, CmDefaults, PortNum, Protocol};
 pub fn get(world: &mut World, look: &Look, key: &str) -> Result<String> {
     let device = &look.device;
     Ok(match key {
-        "node-description" => world.sysfs.node_description(&device.name)?.unwrap_or_default(),
         "adaptive-moderation" => {
             let now = world.socket.device(device.index)?;
             let on = now.and_then(|d| d.adaptive_moderation);
@@ -53,7 +51,6 @@ pub fn get(world: &mut World, look: &Look, key: &str) -> Result<String> {
 pub fn set(world: &mut World, look: &Look, key: &str, value: &str) -> Result<()> {
     let device = &look.device;
     match key {
-        "node-description" => Ok(world.sysfs.set_node_description(&device.name, value)?),
         "adaptive-moderation" => {
             Ok(world.socket.set_adaptive_moderation(device.index, value == "true")?)
         }
@@ -119,11 +116,4 @@ fn roce_ports(look: &Look) -> Result<Vec<PortNum>> {
     let ports: Vec<PortNum> = roce.map(|port| port.number).collect();
     ensure!(!ports.is_empty(), "it has no RoCE port");
     Ok(ports)
-}
-
-/// The host's name, for `%h`.
-#[must_use]
-pub fn host_name(root: &Root) -> String {
-    let name = std::fs::read_to_string(root.path("/proc/sys/kernel/hostname"));
-    name.unwrap_or_default().trim().to_owned()
 }

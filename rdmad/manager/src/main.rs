@@ -8,7 +8,6 @@ mod manager;
 mod metrics;
 mod polkit;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
@@ -68,9 +67,6 @@ async fn run(root: Root) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let watch = Watch::open().context("cannot listen to the kernel")?;
     let mut watch = watched(watch, Interest::READABLE)?;
-    // For %h in settings.
-    let hostname = File::open(root.path("/proc/sys/kernel/hostname"))?;
-    let hostname = watched(hostname, Interest::PRIORITY)?;
     let (orders, mut ordered) = mpsc::channel(16);
     let mut manager = Manager::new(root.clone());
     manager.tick(watch.get_mut())?;
@@ -114,10 +110,6 @@ async fn run(root: Root) -> Result<()> {
                 if !changes.iter().any(matters) {
                     continue;
                 }
-                manager.tick(watch.get_mut())?;
-            }
-            renamed = hostname.ready(Interest::PRIORITY) => {
-                renamed?.clear_ready();
                 manager.tick(watch.get_mut())?;
             }
             _ = hangup.recv() => reload(&mut manager, watch.get_mut())?,

@@ -13,10 +13,10 @@ use rdma_udev_helper::world::{Lock, Look, World, config};
 use rdma_verbs::netlink::Device;
 use rdma_verbs::{DevIndex, Watch};
 
-use rdmad::apply::{self, host_name};
+use rdmad::apply;
 use rdmad::links::{self, Act, Made, OnNetdev};
 use rdmad::model::{self, Model};
-use rdmad::settings::{Before, Verdict, expand, verdict};
+use rdmad::settings::{Before, Verdict, verdict};
 
 /// What is known of a device since it was looked at.
 #[derive(Debug)]
@@ -228,7 +228,6 @@ impl Manager {
                 self.problems.retain(|about, _| !about.starts_with(&of));
             }
         }
-        let host = host_name(&self.root);
         for device in devices {
             let is_known = |known: &Known| known.followed && known.look.device.name == device.name;
             if !self.known.get(&device.index).is_some_and(is_known) {
@@ -240,7 +239,7 @@ impl Manager {
                 let shown = model::device(world, &look, &facts);
                 self.known.insert(device.index, Known { look, facts, shown, followed });
             }
-            self.apply(world, device.index, &host);
+            self.apply(world, device.index);
         }
     }
 
@@ -267,7 +266,7 @@ impl Manager {
         (look, outcome.is_ok())
     }
 
-    fn apply(&mut self, world: &mut World, index: DevIndex, host: &str) {
+    fn apply(&mut self, world: &mut World, index: DevIndex) {
         let Some(Known { look, facts, .. }) = self.known.get(&index) else { return };
         let (name, look) = (look.device.name.clone(), look.clone());
         let wanted = self.config.settings_of(facts);
@@ -277,7 +276,7 @@ impl Manager {
         let repair = self.config.repairs(facts);
         let wanted: Vec<(&str, String)> = SETTING_KEYS
             .into_iter()
-            .filter_map(|key| Some((key, expand(wanted.get(key)?, &name, host))))
+            .filter_map(|key| Some((key, (*wanted.get(key)?).to_owned())))
             .collect();
         let before = Before::read(&self.root, index, look.device.node_guid);
         let mut after = before.clone();

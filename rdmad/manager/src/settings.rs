@@ -29,26 +29,6 @@ pub fn verdict(wanted: &str, is: &str, set_before: Option<&str>, repair: bool) -
     }
 }
 
-/// Puts a device's name and the host's in.
-#[must_use]
-pub fn expand(text: &str, device: &str, host: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        let (before, after) = rest.split_at(at);
-        out += before;
-        let (put, length) = match after.as_bytes().get(1) {
-            Some(b'h') => (host, 2),
-            Some(b'd') => (device, 2),
-            Some(b'%') => ("%", 2),
-            _ => ("%", 1),
-        };
-        out += put;
-        rest = after.get(length..).unwrap_or_default();
-    }
-    out + rest
-}
-
 /// What we set on a device: `/run/rdma/settings/<index>`, a `key=value` line each. It outlives us, so that a change by
 /// somebody else is still known as one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,20 +85,6 @@ mod tests {
             ("other", Some("old"), false, Verdict::Set),
         ] {
             assert_eq!(verdict("new", is, before, repair), expected, "{is} {before:?}");
-        }
-    }
-
-    #[test]
-    fn templates() {
-        for (text, expanded) in [
-            ("%h %d", "node7 rail0"),
-            ("100%% %", "100% %"),
-            ("%x%", "%x%"),
-            ("%%h", "%h"),
-            ("\u{fc}%d\u{fc}", "\u{fc}rail0\u{fc}"),
-            ("", ""),
-        ] {
-            assert_eq!(expand(text, "rail0", "node7"), expanded);
         }
     }
 

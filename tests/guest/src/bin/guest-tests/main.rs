@@ -16,6 +16,7 @@ mod manager;
 mod many;
 mod modules;
 mod names;
+mod ndd;
 mod netlink;
 mod online;
 mod plug;
@@ -59,7 +60,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 16] = [
+    let tables: [&[Test]; 17] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -70,6 +71,7 @@ fn main() {
         netlink::TESTS,
         rdmactl::TESTS,
         reports::TESTS,
+        ndd::TESTS,
         online::TESTS,
         manager::TESTS,
         bus::TESTS,

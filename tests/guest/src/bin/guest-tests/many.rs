@@ -4,8 +4,8 @@
 use anyhow::{Context, Result, ensure};
 
 use super::bed::{Bed, Boot, leads_to, node, port_guid, sh, wait_active};
-use super::manager;
 use super::{Test, better};
+use super::{manager, ndd};
 
 pub(crate) const TESTS: &[Test] =
     &[better("sixty_four_at_once", "rdma-core has no by-port-guid links", sixty_four)];
@@ -49,6 +49,7 @@ fn sixty_four(bed: &mut Bed) -> Result<()> {
     );
     if bed.boot == Boot::Ours {
         manager::knows(many)?;
+        ndd::ready_when_described("many*", many)?;
     }
     Ok(())
 }

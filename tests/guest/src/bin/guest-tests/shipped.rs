@@ -28,7 +28,7 @@ fn units(bed: &mut Bed) -> Result<()> {
     if bed.boot == Boot::Ours {
         let said = sh("cd /usr/lib/systemd/system && systemd-analyze verify --man=no \
                        rdma-hw.target rdma.service rdma-load-modules@rdma.service rdma-load-modules.path \
-                       rdmad.service rdma-online.target rdma-wait-online@x.service 2>&1")?;
+                       rdmad.service rdma-ndd.service rdma-ndd.socket rdma-online.target rdma-wait-online@x.service 2>&1")?;
         ensure!(said.is_empty(), "{said}");
     }
     Ok(())
@@ -36,8 +36,9 @@ fn units(bed: &mut Bed) -> Result<()> {
 
 /// How exposed each service is at most, in tenths, as `systemd-analyze security` counts it. The loader of
 /// modules is what it is; its unit says why.
-const EXPOSURE: [(&str, u32); 6] = [
-    ("rdmad.service", 26),
+const EXPOSURE: [(&str, u32); 7] = [
+    ("rdmad.service", 23),
+    ("rdma-ndd.service", 15),
     ("rdma-wait-online.service", 21),
     ("rdma-wait-online@x.service", 21),
     ("rdma-load-modules@rdma.service", 75),
