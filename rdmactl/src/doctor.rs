@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::IsTerminal as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ use rdma_wait_online::{check, condition};
 use rdmad::model::{self, Model};
 use serde_json::{Value, json};
 
+use crate::systemd::Properties;
 use crate::users::{self, Process};
 use crate::{diff, systemd};
 
@@ -35,7 +37,7 @@ fn problem(about: &'static str, what: impl Into<String>, remedy: impl Into<Strin
 }
 
 /// What is looked at, in the order in which it matters.
-const CHECKS: [&str; 9] = [
+const CHECKS: [&str; 10] = [
     "configuration",
     "devices",
     "drivers",
@@ -44,6 +46,7 @@ const CHECKS: [&str; 9] = [
     "units",
     "readiness",
     "addresses",
+    "nodes",
     "memlock",
 ];
 
@@ -68,6 +71,7 @@ pub(crate) fn run(root: &Root, as_json: bool) -> Result<ExitCode> {
     problems.extend(units());
     problems.extend(readiness(root, &config));
     problems.extend(addresses(&world, &model));
+    problems.extend(nodes(root, &services()));
     problems.extend(memlock(root));
     if as_json {
         let value =
@@ -119,6 +123,7 @@ fn devices(world: &mut World, config: &Config, model: &Model) -> Vec<Problem> {
         let is = if off.is.is_empty() { "not there".to_owned() } else { format!("'{}'", off.is) };
         let remedy = match off.key.as_str() {
             "name" => "rdmactl names --apply, or at the next boot",
+            diff::DESCRIPTION => "somebody else has set it: rdmactl ndd --write sets it again",
             "link" | "netns" => "see the journal of rdmad.service",
             _ => {
                 "somebody else has set it: systemctl reload rdmad sets it again, drift = \"repair\" always does"
@@ -280,6 +285,52 @@ fn addresses(world: &World, model: &Model) -> Vec<Problem> {
     problems
 }
 
+/// Services, as far as [`nodes`] needs them. That systemd cannot be asked is said among the units.
+fn services() -> Vec<Properties> {
+    systemd::show("*.service", &["Id", "User", "DeviceAllow"]).unwrap_or_default()
+}
+
+/// Nodes that services are allowed by name and cannot use. A capability of a card's firmware is such a node, too.
+fn nodes(root: &Root, services: &[Properties]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for service in services {
+        let value = |key: &str| service.get(key).map_or("", String::as_str);
+        let id = value("Id");
+        for node in value("DeviceAllow").split_whitespace() {
+            let Some(name) = node.strip_prefix("/dev/infiniband/") else { continue };
+            let is_capability = CAPABILITIES.contains(&name);
+            match fs::metadata(root.path(node)) {
+                Err(_) => problems.push(problem(
+                    "nodes",
+                    format!("{id} may use {node}, which is not there"),
+                    if is_capability {
+                        "no card here has this in its firmware, or the kernel is older than 6.15"
+                    } else {
+                        "is its device there? Names of nodes change; /dev/infiniband/by-port-guid has lasting ones"
+                    },
+                )),
+                // The kernel lets nobody else use it, and no rule does.
+                Ok(metadata)
+                    if is_capability
+                        && metadata.permissions().mode() & 0o077 == 0
+                        && !matches!(value("User"), "" | "root" | "0") =>
+                {
+                    problems.push(problem(
+                        "nodes",
+                        format!("{id} may use {node}, but only root can open it"),
+                        format!("a udev rule can let a group: KERNEL==\"{name}\", GROUP=\"...\", MODE=\"0660\""),
+                    ));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    problems
+}
+
+/// The kernel's nodes for capabilities of a card's firmware (`drivers/infiniband/core/ucaps.c`).
+const CAPABILITIES: [&str; 2] = ["mlx5_perm_ctrl_local", "mlx5_perm_ctrl_other_vhca"];
+
 /// Programs that have a device open and may not lock the memory that they will register.
 fn memlock(root: &Root) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -404,6 +455,32 @@ mod tests {
             "app[1] has an RDMA device open and may lock only 8192 KiB of memory"
         );
         assert!(found[0].remedy.contains("enable-service app.service"));
+    }
+
+    #[test]
+    fn nodes_of_services() {
+        const LOCAL: &str = "/dev/infiniband/mlx5_perm_ctrl_local";
+        let (_dir, root) = tree(&[(LOCAL, ""), ("/dev/infiniband/umad0", "")]);
+        let mode = |mode| {
+            fs::set_permissions(root.path(LOCAL), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let found = |user: &str, allowed: &str| {
+            let service = [("Id", "a.service"), ("User", user), ("DeviceAllow", allowed)];
+            let service = service.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            let found = nodes(&root, &[service.into()]);
+            found.into_iter().map(|p| p.what + ": " + &p.remedy).collect::<Vec<_>>().join("\n")
+        };
+        mode(0o600);
+        let local = &format!("char-rtc r\n{LOCAL} rw");
+        assert!(found("app", local).contains("only root can open it: a udev rule"));
+        assert_eq!(found("", local), "");
+        mode(0o660);
+        assert_eq!(found("app", local), "");
+        let other = "/dev/infiniband/mlx5_perm_ctrl_other_vhca rw\n/dev/infiniband/umad0 rw";
+        let said = found("app", other);
+        assert!(said.contains("which is not there: no card here has this"), "{said}");
+        let said = found("app", "/dev/infiniband/umad7 rw");
+        assert!(said.contains("umad7, which is not there: is its device there?"), "{said}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// Properties of a unit, by name.
+/// Properties of a unit, by name; of one that is a list a line each.
 pub(crate) type Properties = BTreeMap<String, String>;
 
 /// Runs `systemctl`; what it prints.
@@ -27,7 +27,13 @@ pub(crate) fn show(pattern: &str, properties: &[&str]) -> Result<Vec<Properties>
     let text = systemctl(&["show", "-p", &properties.join(","), "--", pattern])?;
     let unit = |block: &str| {
         let lines = block.lines().filter_map(|line| line.split_once('='));
-        lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect::<Properties>()
+        let mut unit = Properties::new();
+        for (key, value) in lines {
+            let values = unit.entry(key.to_owned()).or_default();
+            *values += if values.is_empty() { "" } else { "\n" };
+            *values += value;
+        }
+        unit
     };
     Ok(text.split("\n\n").map(unit).filter(|unit| !unit.is_empty()).collect())
 }
