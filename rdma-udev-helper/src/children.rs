@@ -131,6 +131,9 @@ fn node_properties(look: &Look, node: &Node, name: &str, owners: &Owners) -> Pro
     p.set("ID_RDMA_DEV", &look.device.name);
     p.set("ID_RDMA_INDEX", look.device.index);
     p.set_some("ID_RDMA_PORT", node.port);
+    if let Some(port) = node.port {
+        p.set_instance("ID_RDMA_INSTANCE", &format!("{}:{port}", look.device.name));
+    }
     let (mut links, mut conflicts) = (Vec::new(), Vec::new());
     for port in look.ports.iter().filter(|p| node.port.is_none_or(|n| n == p.number)) {
         // A uverbs node is of all ports, the others of one.

@@ -25,6 +25,21 @@ impl Properties {
         }
     }
 
+    /// Adds what is the instance of a unit, in systemd's escaping (systemd.unit(5)).
+    pub fn set_instance(&mut self, key: impl Display, instance: &str) {
+        let _ = write!(self.0, "{key}=");
+        for (place, byte) in instance.bytes().enumerate() {
+            let _ = match byte {
+                b'/' => write!(self.0, "-"),
+                b'.' if place == 0 => write!(self.0, "\\x2e"),
+                b':' | b'_' | b'.' => write!(self.0, "{}", char::from(byte)),
+                _ if byte.is_ascii_alphanumeric() => write!(self.0, "{}", char::from(byte)),
+                _ => write!(self.0, "\\x{byte:02x}"),
+            };
+        }
+        let _ = writeln!(self.0);
+    }
+
     /// The lines.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -42,6 +57,16 @@ mod tests {
         properties.set("FW", "16.35\nSYSTEMD_WANTS=\"evil.service\" $env{X} %k\u{e9}");
         properties.set_some("NONE", None::<u8>);
         assert_eq!(properties.as_str(), "FW=16.35_SYSTEMD_WANTS=_evil.service_ _env{X} _k_\n");
+    }
+
+    /// As systemd-escape has them.
+    #[test]
+    fn instances() {
+        let mut properties = Properties::default();
+        properties.set_instance("A", "mlx5_0:1");
+        properties.set_instance("B", "rail-0.a:1");
+        properties.set_instance("C", ".a/b\n");
+        assert_eq!(properties.as_str(), "A=mlx5_0:1\nB=rail\\x2d0.a:1\nC=\\x2ea-b\\x0a\n");
     }
 
     proptest::proptest! {

@@ -100,6 +100,15 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// SRP targets, as the srp_daemon of each port has found them, and whether there is a connection
+    Srp {
+        /// Have all of them ask the fabric now
+        #[arg(long)]
+        rescan: bool,
+        /// For programs
+        #[arg(long, conflicts_with = "rescan")]
+        json: bool,
+    },
     /// What happens to devices and ports from now on, after what there is; without end
     Monitor {
         /// For programs: an object a line

@@ -23,6 +23,7 @@ mod online;
 mod plot;
 mod schema;
 mod service;
+mod srp;
 mod systemd;
 mod table;
 mod users;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Modules { json, .. }) => modules::list(&root, json),
         Some(Command::Ndd { write, json }) => ndd::run(write, json),
+        Some(Command::Srp { rescan, json }) => srp::run(&root, rescan, json),
         Some(Command::Links { json }) => links::list(&root, json),
         Some(Command::Monitor { json }) => monitor::run(&root, json),
         Some(Command::Env { json }) => env::run(&root, json),

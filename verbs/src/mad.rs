@@ -6,6 +6,8 @@
 use zerocopy::big_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, Unaligned};
 
+use crate::Gid;
+
 /// The size of a datagram.
 pub const MAD_SIZE: usize = 256;
 
@@ -23,6 +25,8 @@ pub mod method {
     pub const GET: u8 = 0x01;
     /// Set
     pub const SET: u8 = 0x02;
+    /// Report: a notice for who has asked for such.
+    pub const REPORT: u8 = 0x06;
     /// SubnAdmGetTable
     pub const GET_TABLE: u8 = 0x12;
     /// The bit that makes an answer of a request.
@@ -33,6 +37,10 @@ pub mod method {
 pub mod attribute {
     /// ClassPortInfo, of every class.
     pub const CLASS_PORT_INFO: u16 = 0x0001;
+    /// Notice, of every class.
+    pub const NOTICE: u16 = 0x0002;
+    /// InformInfo, of every class.
+    pub const INFORM_INFO: u16 = 0x0003;
     /// DevMgt: IOUnitInfo
     pub const IO_UNIT_INFO: u16 = 0x0010;
     /// DevMgt: IOControllerProfile, of the controller in the slot that the modifier says
@@ -223,6 +231,48 @@ layouts! {
         rest: [u8; 64],
     }
 
+    /// InformInfo: which notices are to be reported.
+    InformInfo 36 {
+        /// Of whom; zero for all.
+        gid: [u8; 16],
+        /// LIDRangeBegin: of whom; 0xffff for all.
+        lid_range_begin: U16,
+        /// LIDRangeEnd
+        lid_range_end: U16,
+        /// Reserved.
+        reserved: U16,
+        /// IsGeneric
+        is_generic: u8,
+        /// 1 to have them reported, 0 to have them reported no more.
+        subscribe: u8,
+        /// Type
+        kind: U16,
+        /// TrapNumber
+        trap: U16,
+        /// QPN in the upper three bytes, and RespTimeValue.
+        qpn: U32,
+        /// ProducerType in the lower three bytes.
+        producer: U32,
+    }
+
+    /// Notice: what has happened.
+    Notice 80 {
+        /// IsGeneric in the top bit, and Type.
+        kind: u8,
+        /// ProducerType
+        producer: [u8; 3],
+        /// TrapNumber
+        trap: U16,
+        /// Who tells of it.
+        issuer_lid: U16,
+        /// NoticeToggle in the top bit, and NoticeCount.
+        toggle_and_count: U16,
+        /// DataDetails, of the trap's own.
+        details: [u8; 54],
+        /// Who tells of it.
+        issuer_gid: [u8; 16],
+    }
+
     /// DevMgt: a datagram, whose data begin at byte 64.
     DmMad 256 {
         /// The common header.
@@ -333,6 +383,41 @@ impl std::fmt::Display for Status {
     }
 }
 
+/// A notice that has a meaning here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Trap 64: a port can be reached now.
+    InService(Gid),
+    /// Trap 65: it cannot any more.
+    OutOfService(Gid),
+    /// Trap 144: a port has other capabilities than before.
+    Capabilities {
+        /// Which port.
+        lid: u16,
+        /// PortInfo:CapabilityMask
+        mask: u32,
+    },
+}
+
+impl Notice {
+    /// What it says; None where it is of no interest, as a new node description.
+    #[must_use]
+    pub fn event(&self) -> Option<Event> {
+        /// OtherLocalChanges: what has changed is not the capabilities.
+        const OTHER: u8 = 1;
+        let gid = || Some(Gid(u128::from_be_bytes(*self.details.get(6..)?.first_chunk()?)));
+        match self.trap.get() {
+            64 => Some(Event::InService(gid()?)),
+            65 => Some(Event::OutOfService(gid()?)),
+            144 if self.details.get(5)? & OTHER == 0 => Some(Event::Capabilities {
+                lid: u16::from_be_bytes(*self.details.get(2..)?.first_chunk()?),
+                mask: u32::from_be_bytes(*self.details.get(6..)?.first_chunk()?),
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// Text of a fixed length that is filled up with NUL. What is not UTF-8, or a control character, is replaced.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {
@@ -404,6 +489,11 @@ mod tests {
             (offset_of!(PathRecord, dlid), 40),
             (offset_of!(PathRecord, pkey), 50),
             (offset_of!(PathRecord, preference), 57),
+            (offset_of!(InformInfo, trap), 26),
+            (offset_of!(InformInfo, producer), 32),
+            (offset_of!(Notice, trap), 4),
+            (offset_of!(Notice, details), 10),
+            (offset_of!(Notice, issuer_gid), 64),
             (offset_of!(DmMad, data), 64),
             (offset_of!(IoUnitInfo, controllers), 4),
             (offset_of!(IoControllerProfile, io_class), 28),
@@ -413,6 +503,24 @@ mod tests {
         ] {
             assert_eq!(is, should_be);
         }
+    }
+
+    #[test]
+    fn notices() {
+        let notice = |trap: u16, at: usize, bytes: &[u8]| {
+            let mut notice = Notice { trap: trap.into(), ..Notice::default() };
+            // Offsets are those in the notice.
+            notice.details[at - 10..at - 10 + bytes.len()].copy_from_slice(bytes);
+            notice.event()
+        };
+        let gid = Gid(0xfe80 << 112 | 7);
+        assert_eq!(notice(64, 16, &gid.0.to_be_bytes()), Some(Event::InService(gid)));
+        assert_eq!(notice(65, 16, &gid.0.to_be_bytes()), Some(Event::OutOfService(gid)));
+        let changed = notice(144, 12, &[0, 9, 0, 0, 0, 8, 0, 0]);
+        assert_eq!(changed, Some(Event::Capabilities { lid: 9, mask: 1 << 19 }));
+        // A new node description (rdma-core S14).
+        assert_eq!(notice(144, 12, &[0, 9, 0, 1, 0, 8, 0, 0, 0, 1]), None);
+        assert_eq!(notice(128, 12, &[0, 9]), None);
     }
 
     /// Records may be longer than they are known here, or shorter; without an offset there are none.

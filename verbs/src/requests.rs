@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -62,6 +63,35 @@ pub struct Requests {
     waiting: VecDeque<(RequestId, Request)>,
     under_way: BTreeMap<RequestId, AgentId>,
     ended: VecDeque<Ended>,
+    unasked: VecDeque<Unasked>,
+    is_gone: bool,
+}
+
+/// A datagram that nobody here has asked for.
+#[derive(Clone, Debug)]
+pub struct Unasked {
+    /// Who it is for.
+    pub agent: AgentId,
+    /// Who has sent it.
+    pub from: Address,
+    /// As on the wire.
+    pub mad: Vec<u8>,
+}
+
+/// How many datagrams that nobody has asked for are kept until they are taken.
+const UNASKED: usize = 256;
+
+impl AsFd for Requests {
+    /// Readable when [`Requests::advance`] has something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.umad.as_fd()
+    }
+}
+
+impl AsRawFd for Requests {
+    fn as_raw_fd(&self) -> RawFd {
+        self.umad.as_fd().as_raw_fd()
+    }
 }
 
 impl Requests {
@@ -75,6 +105,8 @@ impl Requests {
             waiting: VecDeque::new(),
             under_way: BTreeMap::new(),
             ended: VecDeque::new(),
+            unasked: VecDeque::new(),
+            is_gone: false,
         }
     }
 
@@ -117,19 +149,38 @@ impl Requests {
         }
     }
 
-    /// Asks one thing, and waits for that.
+    /// The next that has ended, without waiting: None when there is none at the moment, and the file will be readable
+    /// when there may be one.
+    pub fn advance(&mut self) -> Option<Ended> {
+        self.receive();
+        self.send();
+        self.ended.pop_front()
+    }
+
+    /// Whether the device has gone: nothing more will come.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// The next datagram that nobody here has asked for, of those that [`Requests::wait`] and [`Requests::advance`] have
+    /// come upon. Of many that are not taken the last are lost.
+    pub fn take_unasked(&mut self) -> Option<Unasked> {
+        self.unasked.pop_front()
+    }
+
+    /// Answers one, with its own bytes and the method of an answer.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub fn ask_one(&mut self, request: Request) -> Result<Vec<u8>, Failure> {
-        let id = self.ask(request);
-        loop {
-            match self.wait().map_err(Failure::Send)? {
-                Some((ended, outcome)) if ended == id => return outcome,
-                Some(_) => {}
-                None => return Err(Failure::Gone),
-            }
+    /// What write(2) says.
+    pub fn acknowledge(&mut self, unasked: Unasked) -> io::Result<()> {
+        let Unasked { agent, from, mut mad } = unasked;
+        if let Ok((header, _)) = MadHeader::read_from_prefix(mad.as_slice()) {
+            let header = MadHeader { method: header.method | method::RESPONSE, ..header };
+            // It is as long as what was read of it.
+            header.write_to_prefix(&mut mad).ok();
         }
+        self.umad.send(agent, from, &mad, None, 0)
     }
 
     fn send(&mut self) {
@@ -169,7 +220,15 @@ impl Requests {
     /// Ends the request that this is about. What is about none is an answer that has come too late, or somebody else's.
     fn end(&mut self, received: Received) {
         let (agent, mad, failure) = match received {
-            Received::Datagram { agent, mad, .. } => (agent, mad, None),
+            Received::Datagram { agent, from, mad } => {
+                if is_request(&mad) {
+                    if self.unasked.len() < UNASKED {
+                        self.unasked.push_back(Unasked { agent, from, mad });
+                    }
+                    return;
+                }
+                (agent, mad, None)
+            }
             Received::Failed { agent, mad, errno } if errno == Errno::TIMEDOUT.raw_os_error() => {
                 (agent, mad, Some(Failure::TimedOut))
             }
@@ -186,7 +245,6 @@ impl Requests {
         }
         let outcome = match failure {
             Some(failure) => Err(failure),
-            None if header.method & method::RESPONSE == 0 => return,
             None if header.status.get() != 0 => Err(Failure::Refused(Status(header.status.get()))),
             None => Ok(mad),
         };
@@ -195,11 +253,16 @@ impl Requests {
     }
 
     fn all_gone(&mut self) {
+        self.is_gone = true;
         let waiting = self.waiting.drain(..).map(|(id, _)| id);
         let under_way = std::mem::take(&mut self.under_way).into_keys();
         let all: Vec<RequestId> = under_way.chain(waiting).collect();
         self.ended.extend(all.into_iter().map(|id| (id, Err(Failure::Gone))));
     }
+}
+
+fn is_request(mad: &[u8]) -> bool {
+    MadHeader::read_from_prefix(mad).is_ok_and(|(header, _)| header.method & method::RESPONSE == 0)
 }
 
 #[cfg(test)]
@@ -326,17 +389,48 @@ mod tests {
         assert!(requests.wait().unwrap().is_none());
     }
 
+    /// What somebody else asks is kept, not without end, and can be answered.
+    #[test]
+    fn what_nobody_has_asked_for() {
+        let (mut requests, kernel) = pair(8);
+        assert!(requests.advance().is_none());
+        let id = requests.ask(request(1));
+        assert!(requests.advance().is_none());
+        let packet = sent(&kernel).remove(0);
+        let mut report = packet.clone();
+        report[64 + 3] = method::REPORT;
+        write(&kernel, &report).unwrap();
+        answer(&kernel, &packet, 0, 0);
+        assert_eq!(requests.advance().unwrap().0, id);
+        let unasked = requests.take_unasked().unwrap();
+        assert_eq!(unasked.agent, AGENT);
+        requests.acknowledge(unasked).unwrap();
+        let answered = sent(&kernel).remove(0);
+        assert_eq!(answered[64 + 3], method::REPORT | method::RESPONSE);
+        // No answer to that is waited for.
+        assert_eq!(answered[8..12], [0; 4]);
+        for _ in 0..3 {
+            for _ in 0..UNASKED / 2 {
+                write(&kernel, &report).unwrap();
+                requests.advance();
+            }
+        }
+        assert_eq!(std::iter::from_fn(|| requests.take_unasked()).count(), UNASKED);
+    }
+
     #[test]
     fn a_device_that_goes_ends_all() {
         let (mut requests, kernel) = pair(1);
         let ids = [requests.ask(request(0)), requests.ask(request(1))];
         requests.send();
         drop(kernel);
+        assert!(!requests.is_gone());
         for id in ids {
             let (ended, outcome) = requests.wait().unwrap().unwrap();
             assert_eq!(ended, id);
             assert!(matches!(outcome, Err(Failure::Gone)), "{outcome:?}");
         }
+        assert!(requests.is_gone());
         assert!(requests.wait().unwrap().is_none());
     }
 }

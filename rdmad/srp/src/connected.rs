@@ -98,6 +98,7 @@ mod tests {
             device: device.into(),
             number: PortNum(1),
             umad: PathBuf::new(),
+            is_active: true,
             lid: 1,
             sm_lid: 1,
             sm_sl: 0,

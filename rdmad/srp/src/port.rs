@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rdma_config::Root;
 use rdma_udev_helper::world::{Lock, World};
 use rdma_verbs::netlink::PortState;
+use rdma_verbs::umad::Address;
 use rdma_verbs::{Gid, PortNum, Protocol};
 
 /// An InfiniBand port, and what of it one needs to ask others.
@@ -18,6 +19,8 @@ pub struct LocalPort {
     pub number: PortNum,
     /// `/dev/infiniband/umad0`
     pub umad: PathBuf,
+    /// Whether it is ACTIVE.
+    pub is_active: bool,
     /// Its own.
     pub lid: u16,
     /// The subnet manager's.
@@ -31,10 +34,32 @@ pub struct LocalPort {
 }
 
 impl LocalPort {
+    /// Whether a subnet manager has made it usable; otherwise why not.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn ready(&self) -> Result<()> {
+        // IBTA: unicast LIDs end at 0xbfff.
+        let unicast = |lid: u16| (1..=0xbfff).contains(&lid);
+        let Self { device, number, .. } = self;
+        let good = self.is_active && unicast(self.lid) && unicast(self.sm_lid);
+        ensure!(good, "port {number} of RDMA device '{device}' has no subnet manager yet");
+        Ok(())
+    }
+
+    /// Where subnet administration is asked.
+    #[must_use]
+    pub(crate) fn sa(&self) -> Address {
+        // IBTA: over the default P_Key, of which everybody is a member.
+        let default = self.pkeys.iter().find(|(_, pkey)| pkey & 0x7fff == 0x7fff);
+        let pkey_index = default.map_or(0, |(index, _)| *index);
+        Address { lid: self.sm_lid, qpn: 1, sl: self.sm_sl, pkey_index, gid: None }
+    }
+
     /// The port of a umad node, or of a device; without either the first InfiniBand port that is ACTIVE.
     ///
     /// # Errors
-    /// There is none, or it has no LID or no subnet manager yet.
+    /// There is none, or it is not InfiniBand.
     pub fn find(root: &Root, umad: Option<&Path>, device: Option<(&str, PortNum)>) -> Result<Self> {
         let mut world = World::now(root, Lock::None)?;
         let of_node = match umad {
@@ -72,13 +97,11 @@ impl LocalPort {
         let link = port.link.with_context(|| format!("{about} does not tell its state"))?;
         let lid = |lid: Option<u32>| lid.and_then(|lid| u16::try_from(lid).ok()).unwrap_or(0);
         let (own, sm) = (lid(link.lid), lid(link.sm_lid));
-        // IBTA: unicast LIDs end at 0xbfff.
-        let unicast = |lid: u16| (1..=0xbfff).contains(&lid);
-        ensure!(unicast(own) && unicast(sm), "{about} has no subnet manager yet");
         let gids = world.sysfs.gids(&name, number)?;
         let gid = gids.iter().find(|entry| entry.index == 0);
         Ok(Self {
             umad: root.path("/dev/infiniband").join(chardev.name),
+            is_active: link.state == Some(PortState::ACTIVE),
             lid: own,
             sm_lid: sm,
             sm_sl: world.sysfs.sm_sl(&name, number)?.unwrap_or(0),

@@ -74,8 +74,9 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
 fn run(arguments: &Arguments) -> Result<()> {
     let root = Root::system();
     let port = LocalPort::find(&root, arguments.umad.as_deref(), None)?;
-    let patience = Patience { timeout: Duration::from_secs(1), retries: 3 };
-    let found = Scan::open(&port, patience, 32)?.run()?;
+    port.ready()?;
+    let patience = Patience { timeout: Duration::from_secs(5), retries: 3 };
+    let found = Scan::run(port, patience)?;
     let extras = Extras::of_module(&root);
     for unit in &found.units {
         if arguments.connections {

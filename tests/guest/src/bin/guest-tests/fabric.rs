@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 
 use super::bed::{Bed, beside, sh, wait_for};
 use super::hca::{VHCA, device, guid, live, netdev, plug, subnet_manager};
+use super::srp::LUN;
 use super::{Test, both};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -243,25 +244,11 @@ fn storage(bed: &mut Bed) -> Result<()> {
     let (initiator, target) = (guid("a", 1)?, guid("b", 1)?);
     let outcome = sh(&format!(
         "set -e
-         modprobe -a ib_srpt target_core_file sd_mod ib_srp nvmet_rdma nvme_rdma
-         truncate -s 16M /run/lab/disk /run/lab/namespace
-         dd if=/dev/urandom of=/run/lab/data bs=1M count=4 2>/dev/null
-         same() {{
-             until [ -b $1 ]; do sleep 0.1; done
-             dd if=/run/lab/data of=$1 bs=1M oflag=direct 2>/dev/null
-             dd if=$1 bs=1M count=4 iflag=direct 2>/dev/null | cmp - /run/lab/data
-         }}
-         cd /sys/kernel/config/target
-         mkdir -p core/fileio_0/disk
-         echo fd_dev_name=/run/lab/disk,fd_dev_size=16777216 >core/fileio_0/disk/control
-         echo 1 >core/fileio_0/disk/enable
-         gid=fe80000000000000{target}
-         mkdir -p srpt/0x$gid/0x$gid; cd srpt/0x$gid/0x$gid
-         mkdir lun/lun_0; ln -s /sys/kernel/config/target/core/fileio_0/disk lun/lun_0/disk
-         mkdir acls/0x0000000000000000{initiator}; mkdir acls/0x0000000000000000{initiator}/lun_0
-         ln -s $PWD/lun/lun_0 acls/0x0000000000000000{initiator}/lun_0/lun
-         echo 1 >enable
-         printf 'a dgid=%s\nd\n' $gid >/run/lab/srp.conf
+         modprobe -a ib_srp nvmet_rdma nvme_rdma
+         {LUN}
+         lun {target} 0000000000000000{initiator}
+         truncate -s 16M /run/lab/namespace
+         printf 'a dgid=fe80000000000000%s\nd\n' {target} >/run/lab/srp.conf
          srp_daemon -o -e -j {a}:1 -f /run/lab/srp.conf
          same /dev/sda
          cd /sys/kernel/config/nvmet
@@ -283,18 +270,13 @@ fn storage(bed: &mut Bed) -> Result<()> {
         wait_for("the SRP disk goes with its HCA", || Ok(!Path::new("/dev/sda").exists()))?;
         live("b", false)
     });
-    sh("nvme disconnect -n lab 2>/dev/null
-        for r in /sys/class/srp_remote_ports/*/delete; do [ ! -e $r ] || echo 1 >$r; done
-        cd /sys/kernel/config/nvmet
-        rm -f ports/1/subsystems/lab; rmdir ports/1 subsystems/lab/namespaces/1 subsystems/lab
-        cd /sys/kernel/config/target
-        for t in srpt/0x*/0x*; do
-            echo 0 >$t/enable; rm -f $t/acls/*/lun_0/lun; rmdir $t/acls/*/lun_0 $t/acls/0x*
-            rm -f $t/lun/lun_0/disk; rmdir $t/lun/lun_0 $t ${t%/*}
-        done
-        rmdir srpt core/fileio_0/disk core/fileio_0
-        rm -f /run/lab/srp.conf /run/lab/disk /run/lab/namespace /run/lab/data
-        for m in nvme_rdma nvmet_rdma ib_srp ib_srpt target_core_file; do rmmod $m; done; udevadm settle
-        [ ! -e /sys/module/ib_srpt ] || { lsmod; exit 1; }")?;
+    sh(&format!(
+        "nvme disconnect -n lab 2>/dev/null
+         cd /sys/kernel/config/nvmet
+         rm -f ports/1/subsystems/lab; rmdir ports/1 subsystems/lab/namespaces/1 subsystems/lab
+         rm -f /run/lab/srp.conf /run/lab/namespace
+         rmmod nvme_rdma; rmmod nvmet_rdma
+         {LUN} no_lun"
+    ))?;
     outcome
 }

@@ -24,6 +24,7 @@ mod rdmactl;
 mod reports;
 mod shipped;
 mod srp;
+mod srp_service;
 
 use anyhow::Result;
 use bed::{Bed, Boot, LeftOut};
@@ -60,7 +61,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 17] = [
+    let tables: [&[Test]; 18] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -76,6 +77,7 @@ fn main() {
         manager::TESTS,
         bus::TESTS,
         srp::TESTS,
+        srp_service::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];

@@ -28,7 +28,7 @@ fn units(bed: &mut Bed) -> Result<()> {
     if bed.boot == Boot::Ours {
         let said = sh("cd /usr/lib/systemd/system && systemd-analyze verify --man=no \
                        rdma-hw.target rdma.service rdma-load-modules@rdma.service rdma-load-modules.path \
-                       rdmad.service rdma-ndd.service rdma-ndd.socket rdma-online.target rdma-wait-online@x.service 2>&1")?;
+                       rdmad.service rdma-ndd.service rdma-ndd.socket srp_daemon.service srp_daemon_port@x.service rdma-online.target rdma-wait-online@x.service 2>&1")?;
         ensure!(said.is_empty(), "{said}");
     }
     Ok(())
@@ -36,9 +36,11 @@ fn units(bed: &mut Bed) -> Result<()> {
 
 /// How exposed each service is at most, in tenths, as `systemd-analyze security` counts it. The loader of
 /// modules is what it is; its unit says why.
-const EXPOSURE: [(&str, u32); 7] = [
+const EXPOSURE: [(&str, u32); 9] = [
     ("rdmad.service", 23),
     ("rdma-ndd.service", 15),
+    ("srp_daemon.service", 11),
+    ("srp_daemon_port@x:1.service", 17),
     ("rdma-wait-online.service", 21),
     ("rdma-wait-online@x.service", 21),
     ("rdma-load-modules@rdma.service", 75),

@@ -17,6 +17,48 @@ pub(crate) const TESTS: &[Test] = &[
     better("ibsrpdm_passes_over_the_silent", "S1: who is silent is not told of", silent),
 ];
 
+/// Shell functions: a LUN on a port, given by its GUID, for one initiator; whether what is written to a disk is what is
+/// read from it; no target port any more; and neither LUNs nor anything else of SRP.
+pub(crate) const LUN: &str = r#"
+    lun() {
+        modprobe -a ib_srpt target_core_file sd_mod
+        truncate -s 16M /run/lab/disk
+        dd if=/dev/urandom of=/run/lab/data bs=1M count=4 2>/dev/null
+        disk=/sys/kernel/config/target/core/fileio_0/disk
+        port=/sys/kernel/config/target/srpt/0xfe80000000000000$1/0xfe80000000000000$1
+        mkdir -p $disk
+        if [ "$(cat $disk/enable)" = 0 ]; then
+            echo fd_dev_name=/run/lab/disk,fd_dev_size=16777216 >$disk/control
+            echo 1 >$disk/enable
+        fi
+        mkdir -p $port; mkdir $port/lun/lun_0 $port/acls/0x$2
+        ln -s $disk $port/lun/lun_0/disk
+        mkdir $port/acls/0x$2/lun_0
+        ln -s $port/lun/lun_0 $port/acls/0x$2/lun_0/lun
+        echo 1 >$port/enable
+    }
+    same() {
+        until [ -b $1 ]; do sleep 0.1; done
+        dd if=/run/lab/data of=$1 bs=1M oflag=direct 2>/dev/null
+        dd if=$1 bs=1M count=4 iflag=direct 2>/dev/null | cmp - /run/lab/data
+    }
+    no_port() {
+        for t in /sys/kernel/config/target/srpt/0x*/0x*; do
+            echo 0 >$t/enable; rm -f $t/acls/*/lun_0/lun; rmdir $t/acls/*/lun_0 $t/acls/0x*
+            rm -f $t/lun/lun_0/disk; rmdir $t/lun/lun_0 $t ${t%/*}
+        done
+    }
+    no_lun() {
+        for r in /sys/class/srp_remote_ports/*/delete; do [ ! -e $r ] || echo 1 >$r; done
+        no_port
+        cd /sys/kernel/config/target
+        rmdir srpt core/fileio_0/disk core/fileio_0
+        rm -f /run/lab/disk /run/lab/data
+        for m in ib_srp ib_srpt target_core_file; do rmmod $m; done; udevadm settle
+        [ ! -e /sys/module/ib_srpt ] || { lsmod; exit 1; }
+    }
+"#;
+
 const OURS: &str = "/usr/sbin/ibsrpdm";
 /// Debian's, which lies beside where ours is installed.
 const THEIRS: &str = "/usr/lib/lab/peers/ibsrpdm";

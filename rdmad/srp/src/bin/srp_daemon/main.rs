@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `srp_daemon -o`: logs in to the SRP targets that there are now, or says how.
+//! `srp_daemon`: finds the SRP targets that a port can reach, and logs in to them or says how: once, or as they come.
 #![forbid(unsafe_code)]
+
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,10 +21,11 @@ use rdma_udev_helper::log;
 use rdma_verbs::PortNum;
 
 const USAGE: &str = "\
-srp_daemon -o [-c] [-e] [-a] [-n] [-v] [-f FILE] [-l N] [-r N] [-t MS] [-d UMAD | -i DEVICE [-p PORT] | -j DEVICE:PORT]
+srp_daemon [-o] [-c] [-e] [-a] [-n] [-v] [-f FILE] [-l N] [-r N] [-t MS] [-R S] [-T S]
+           [-d UMAD | -i DEVICE [-p PORT] | -j DEVICE:PORT]
 
-Finds the SRP targets that a port can reach.
-  -o       once: look, and end. To stay and watch is not there yet
+Finds the SRP targets that a port can reach, those that come later, too.
+  -o       once: look, and end
   -c       print the lines for /sys/class/infiniband_srp/.../add_target
   -e       have ib_srp log in
   -a       also those that there is a connection to
@@ -31,7 +34,9 @@ Finds the SRP targets that a port can reach.
   -f FILE  which targets are allowed, and their options; without it /etc/srp_daemon.conf
   -l N     from 2 to 7: how often the HCA sends again; with -e
   -r N     how often is asked again, at least once; 3
-  -t MS    how long an answer is waited for, each time; 5000
+  -t MS    how long an answer is waited for, in all; 5000
+  -R S     about how often all are asked, in seconds; without it when something has happened to the port
+  -T S     when a target that has come back is looked at again, in seconds; 20, 0 for never
 Without a port it is the first InfiniBand port that is ACTIVE.
 Exit status: 0 done, 1 failed, also a login, 2 wrong usage, 77 no permission, 78 FILE is not understood.";
 
@@ -46,7 +51,17 @@ struct Arguments {
     patience: Patience,
     umad: Option<PathBuf>,
     device: Option<String>,
-    port: PortNum,
+    number: PortNum,
+    period: Option<Duration>,
+    recheck: Option<Duration>,
+}
+
+impl Arguments {
+    /// The port that was asked for.
+    fn port(&self, root: &Root) -> Result<LocalPort> {
+        let device = self.device.as_deref().map(|name| (name, self.number));
+        LocalPort::find(root, self.umad.as_deref(), device)
+    }
 }
 
 fn main() -> ExitCode {
@@ -65,7 +80,11 @@ fn main() -> ExitCode {
             return ExitCode::from(78);
         }
     };
-    match run(&arguments, &rules) {
+    let done = match arguments.once {
+        true => once(&arguments, &rules),
+        false => watch::run(arguments, rules).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
             log::error(format!("{error:#}"));
@@ -86,7 +105,9 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
         patience: Patience { timeout: Duration::from_secs(5), retries: 3 },
         umad: None,
         device: None,
-        port: PortNum(1),
+        number: PortNum(1),
+        period: None,
+        recheck: Some(Duration::from_secs(20)),
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -106,6 +127,16 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
             Short('n') => arguments.extras.initiator_ext = true,
             Short('v') => arguments.verbose = true,
             Short('f') => arguments.rules = parser.value()?.parse()?,
+            Short('R') => {
+                let period = within(parser.value()?.parse()?, 1, u64::from(u32::MAX))?;
+                arguments.period = Some(Duration::from_secs(period));
+            }
+            Short('T') => {
+                let seconds = within(parser.value()?.parse()?, 0, u64::from(u32::MAX))?;
+                arguments.recheck = (seconds > 0).then_some(Duration::from_secs(seconds));
+            }
+            // It logs to the journal in any case.
+            Long("systemd") => {}
             Short('l') => {
                 arguments.extras.tl_retry_count = Some(within(parser.value()?.parse()?, 2, 7)?);
             }
@@ -116,19 +147,16 @@ fn parse() -> Result<Option<Arguments>, lexopt::Error> {
             }
             Short('d') => arguments.umad = Some(parser.value()?.parse()?),
             Short('i') => arguments.device = Some(parser.value()?.string()?),
-            Short('p') => arguments.port = PortNum(within(parser.value()?.parse()?, 1, 255)?),
+            Short('p') => arguments.number = PortNum(within(parser.value()?.parse()?, 1, 255)?),
             Short('j') => {
                 let value = parser.value()?.string()?;
                 let (device, port) = value.rsplit_once(':').ok_or("-j DEVICE:PORT")?;
                 arguments.device = Some(device.to_owned());
-                arguments.port =
+                arguments.number =
                     PortNum(within(port.parse().map_err(|_| "-j DEVICE:PORT")?, 1, 255)?);
             }
             other => return Err(other.unexpected()),
         }
-    }
-    if !arguments.once {
-        return Err("to stay and watch is not there yet: say -o, for once".into());
     }
     if arguments.extras.tl_retry_count.is_some() && !arguments.log_in {
         return Err("-l is for -e".into());
@@ -144,17 +172,17 @@ fn within<T: PartialOrd + std::fmt::Display>(value: T, least: T, most: T) -> Res
     }
 }
 
-fn run(arguments: &Arguments, rules: &Rules) -> Result<ExitCode> {
+fn once(arguments: &Arguments, rules: &Rules) -> Result<ExitCode> {
     let root = Root::system();
-    let device = arguments.device.as_deref().map(|name| (name, arguments.port));
-    let port = LocalPort::find(&root, arguments.umad.as_deref(), device)?;
+    let port = arguments.port(&root)?;
+    port.ready()?;
     let extras = Extras { max_imm_data: Extras::of_module(&root).max_imm_data, ..arguments.extras };
     if arguments.log_in {
         let path = add_target(&root, &port);
         let there = path.try_exists().unwrap_or(false);
         anyhow::ensure!(there, "there is no {}: is ib_srp loaded?", path.display());
     }
-    let found = Scan::open(&port, arguments.patience, 32)?.run()?;
+    let found = Scan::run(port.clone(), arguments.patience)?;
     if arguments.verbose {
         found.problems.iter().for_each(log::warning);
     }
