@@ -353,12 +353,36 @@ static ssize_t port_delay_ms_store(struct config_item *item, const char *page, s
 }
 CONFIGFS_ATTR_WO(port_, delay_ms);
 
+/* For programs that answer device management: no system call sets the capability. */
+static ssize_t port_device_management_store(struct config_item *item, const char *page, size_t count)
+{
+	struct hca_port *port = to_port(item);
+	struct ib_port_modify modify = {};
+	struct vhca_port *live;
+	bool on;
+	int err = kstrtobool(page, &on);
+
+	if (err)
+		return err;
+	if (on)
+		modify.set_port_cap_mask = IB_PORT_DEVICE_MGMT_SUP;
+	else
+		modify.clr_port_cap_mask = IB_PORT_DEVICE_MGMT_SUP;
+	mutex_lock(&config_mutex);
+	live = live_port(port);
+	err = live ? ib_modify_port(&port->hca->dev->ibdev, port->index + 1, 0, &modify) : -ENODEV;
+	mutex_unlock(&config_mutex);
+	return err ? err : count;
+}
+CONFIGFS_ATTR_WO(port_, device_management);
+
 static struct configfs_attribute *port_attributes[] = {
 	&port_attr_guid,
 	&port_attr_switch,
 	&port_attr_link,
 	&port_attr_drop,
 	&port_attr_delay_ms,
+	&port_attr_device_management,
 	NULL
 };
 

@@ -2,7 +2,7 @@
 //! Who can do device management, and what they offer. All questions are under way at the same time, as far as the window of
 //! [`Requests`] goes: one that does not answer costs its own time and nobody else's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -32,8 +32,10 @@ const BY_LIDS_AND_PKEY: u64 = 1 << 4 | 1 << 5 | 1 << 13;
 /// PathRecord's DGID, SGID, NumbPath; PortInfoRecord's EndportLID.
 const BY_GIDS: u64 = 1 << 2 | 1 << 3 | 1 << 12;
 const BY_ENDPORT_LID: u64 = 1 << 0;
-/// How many questions are under way at a time.
-pub const WINDOW: usize = 32;
+/// How many questions are under way at a time: so many that those who do not answer hold up nobody.
+pub const WINDOW: usize = 256;
+/// How many of them are to subnet administration, which all nodes ask.
+const SA_WINDOW: usize = 8;
 /// How many ServiceEntries an answer has.
 const ENTRIES: u8 = 4;
 
@@ -56,6 +58,8 @@ impl Patience {
 /// What a scan has found, and what it has not.
 #[derive(Debug, Default)]
 pub struct Found {
+    /// How many questions subnet administration was asked.
+    pub questions: u32,
     /// In the order in which the subnet administration tells of their ports, and by the place of the P_Key.
     pub units: Vec<Unit>,
     /// Who has not answered, or with a refusal: a line each.
@@ -108,7 +112,9 @@ pub struct Scan {
     found: Found,
     /// Subnet administration does not answer.
     failed: Option<anyhow::Error>,
-    /// How much it was asked.
+    /// Questions to it that wait for their turn, how many are under way, and how many there were.
+    to_ask: VecDeque<(Step, Vec<u8>)>,
+    asking: usize,
     questions: u32,
 }
 
@@ -143,6 +149,8 @@ impl Scan {
             units: BTreeMap::new(),
             found: Found::default(),
             failed: None,
+            to_ask: VecDeque::new(),
+            asking: 0,
             questions: 0,
         };
         let none = [0_u8; 0];
@@ -179,17 +187,12 @@ impl Scan {
     /// Whether everybody has answered, or will not.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.steps.is_empty()
-    }
-
-    /// How many questions it has asked subnet administration.
-    #[must_use]
-    pub fn questions(&self) -> u32 {
-        self.questions
+        self.steps.is_empty() && self.to_ask.is_empty()
     }
 
     /// Nobody wants to know any more.
     pub fn cancel(&mut self, node: &mut Node) {
+        self.to_ask.clear();
         for id in std::mem::take(&mut self.steps).into_keys() {
             node.requests.cancel(id);
         }
@@ -203,6 +206,7 @@ impl Scan {
         if let Some(error) = self.failed {
             return Err(error.context("the subnet manager has not told who there is"));
         }
+        self.found.questions = self.questions;
         self.found.units = self.units.into_values().collect();
         for unit in &mut self.found.units {
             unit.controllers.sort_by_key(|controller| controller.slot);
@@ -227,6 +231,9 @@ impl Scan {
     }
 
     fn go_on(&mut self, node: &mut Node, step: Step, outcome: Result<Vec<u8>, Failure>) {
+        if step.is_for_sa() {
+            self.asking -= 1;
+        }
         let understood = outcome
             .and_then(|answer| self.understand(node, &step, &answer).ok_or(Failure::Garbage));
         match (understood, &step) {
@@ -240,6 +247,7 @@ impl Scan {
             }
             (Err(failure), step) => self.found.problems.push(format!("{step}: {failure}")),
         }
+        self.ask_next(node);
     }
 
     /// Takes what an answer says, and asks what follows from it; None when it does not make sense.
@@ -366,10 +374,18 @@ impl Scan {
         mask: u64,
         record: &T,
     ) {
-        self.questions += 1;
-        let mad = sa_mad(method, attribute, modifier, mask, record);
-        let request = self.patience.request(node.sa, self.port.sa(), mad);
-        self.steps.insert(node.requests.ask(request), step);
+        self.to_ask.push_back((step, sa_mad(method, attribute, modifier, mask, record)));
+        self.ask_next(node);
+    }
+
+    fn ask_next(&mut self, node: &mut Node) {
+        while self.asking < SA_WINDOW {
+            let Some((step, mad)) = self.to_ask.pop_front() else { return };
+            let request = self.patience.request(node.sa, self.port.sa(), mad);
+            self.steps.insert(node.requests.ask(request), step);
+            self.asking += 1;
+            self.questions += 1;
+        }
     }
 }
 
@@ -394,6 +410,12 @@ pub(crate) fn sa_mad<T: IntoBytes + Immutable + ?Sized>(
 
 fn header(class: u8, class_version: u8, method: u8) -> MadHeader {
     MadHeader { base_version: 1, class, class_version, method, ..MadHeader::default() }
+}
+
+impl Step {
+    fn is_for_sa(&self) -> bool {
+        matches!(self, Self::Capabilities(_) | Self::Lid { .. } | Self::Ports | Self::Path { .. })
+    }
 }
 
 impl std::fmt::Display for Step {

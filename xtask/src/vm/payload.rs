@@ -12,7 +12,7 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 3] = ["agent", "bench-boot", "guest-tests"];
+const LAB: [&str; 4] = ["agent", "bench-boot", "dm-target", "guest-tests"];
 
 const AGENT_UNIT: &str = "[Unit]
 Description=Lab agent

@@ -185,6 +185,7 @@ fn once(arguments: &Arguments, rules: &Rules) -> Result<ExitCode> {
     let found = Scan::run(port.clone(), arguments.patience)?;
     if arguments.verbose {
         found.problems.iter().for_each(log::warning);
+        log::note(format!("subnet administration was asked {} questions", found.questions));
     }
     let mut code = ExitCode::SUCCESS;
     for target in found.units.iter().flat_map(|unit| unit.targets()) {

@@ -2,11 +2,12 @@
 //! SRP targets (the kernel's `ib_srpt`) and who finds them.
 
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::bed::{Bed, node, sh, wait_for};
-use super::hca::{VHCA, plug, subnet_manager};
+use super::bed::{Bed, Boot, node, sh, wait_for};
+use super::hca::{VHCA, device, plug, subnet_manager};
 use super::rdmactl::status;
 use super::{Test, better, both};
 
@@ -14,6 +15,9 @@ pub(crate) const TESTS: &[Test] = &[
     both("ibsrpdm_finds_what_debians_finds", same),
     better("srp_daemon_once_says_what_debians_says", "a bad rule ends it with status 1", once),
     better("srp_daemon_logs_in_once", "S16: what ib_srp answers is lost", login),
+    both("ibsrpdm_finds_many_targets", many),
+    better("srp_scan_is_not_held_up_by_the_silent", "S1: it asks one after the other", silent_ones),
+    better("srp_targets_that_cannot_be_believed", "S11: names become keys for ib_srp", hostile),
     better("ibsrpdm_passes_over_the_silent", "S1: who is silent is not told of", silent),
 ];
 
@@ -143,6 +147,119 @@ fn login(bed: &mut Bed) -> Result<()> {
     );
     let (code, text) = status(&format!("srp_daemon -o -e -j {a}:1"))?;
     ensure!(code == 1 && text.contains("is ib_srp loaded?"), "{code}: {text}");
+    Ok(())
+}
+
+const TARGET: &str = "lab-target.service";
+
+/// Has an HCA answer device management; see dm-target. What was there before goes.
+fn target(bed: &mut Bed, hca: &str, what: &str) -> Result<()> {
+    let umad = node("infiniband_mad", &device(hca)?)?;
+    sh(&format!(
+        "systemctl stop {TARGET} 2>/dev/null
+         systemd-run -q --unit={TARGET} --collect /usr/lib/lab/dm-target /dev/infiniband/{umad} {what}"
+    ))?;
+    bed.stop_later(TARGET);
+    fs::write(format!("{VHCA}/hcas/{hca}/port1/device_management"), "1")?;
+    wait_for("subnet administration knows of it", || {
+        let of = sh(&format!("cat /sys/class/infiniband/{}/ports/1/lid", device(hca)?))?;
+        let mask = sh(&format!(
+            "saquery PIR $(({of})) | sed -n 's/.*[Cc]ap[a-z_]*[Mm]ask[^x]*0x//p' | head -1"
+        ))?;
+        Ok(u32::from_str_radix(mask.trim(), 16).unwrap_or(0) & 1 << 19 != 0)
+    })
+}
+
+/// 1, 16 and 200 of them.
+fn many(bed: &mut Bed) -> Result<()> {
+    let a = plug("a", 1, &[])?;
+    plug("b", 1, &[])?;
+    subnet_manager(bed, "b")?;
+    let umad = format!("-d /dev/infiniband/{}", node("infiniband_mad", &a)?);
+    for (what, count) in [("1 1", 1), ("4 4", 16), ("50 4", 200)] {
+        target(bed, "b", what)?;
+        for command in [format!("ibsrpdm -c {umad}"), format!("srp_daemon -o -c -j {a}:1")] {
+            let (ours, theirs) = (
+                sh(&format!("/usr/sbin/{command}"))?,
+                sh(&format!("/usr/lib/lab/peers/{command} 2>/dev/null"))?,
+            );
+            ensure!(theirs.lines().count() == count, "{command}: Debian's says {theirs}");
+            ensure!(ours == theirs, "{command}: ours says\n{ours}\nand theirs\n{theirs}");
+        }
+    }
+    Ok(())
+}
+
+/// 200 targets over 4 P_Keys, each 20th of them silent. With `LAB_SILENT_MS=5000` as long as by default.
+fn silent_ones(bed: &mut Bed) -> Result<()> {
+    ensure!(bed.boot == Boot::Ours, "it takes as long as all silent ones together");
+    let partition = |n: u32| format!("lab{n}=0x{n:04x} : ALL=full ;\n");
+    let partitions: String = (1..=3).map(partition).collect();
+    bed.file("/etc/opensm/partitions.conf", &format!("Default=0x7fff : ALL=full ;\n{partitions}"))?;
+    // Debian's, of who is silent.
+    for part in ["umad_recv from", "bad MAD status", "failed to get"] {
+        bed.provokes(part);
+    }
+    let a = plug("a", 1, &[])?;
+    plug("b", 1, &[])?;
+    subnet_manager(bed, "b")?;
+    wait_for("it has four P_Keys", || {
+        let pkeys =
+            sh(&format!("cat /sys/class/infiniband/{a}/ports/1/pkeys/* | grep -vc 0x0000"))?;
+        Ok(pkeys == "4")
+    })?;
+    target(bed, "b", "200 1 20")?;
+    let timeout = std::env::var("LAB_SILENT_MS").unwrap_or_else(|_| "500".to_owned());
+    let packets = || -> Result<u64> {
+        let file = format!("/sys/class/infiniband/{a}/ports/1/counters/port_xmit_packets");
+        Ok(sh(&format!("cat {file}"))?.parse()?)
+    };
+    let mut took = Vec::new();
+    for program in ["/usr/sbin", "/usr/lib/lab/peers"] {
+        let (before, start) = (packets()?, Instant::now());
+        let found = sh(&format!("{program}/srp_daemon -o -c -j {a}:1 -t {timeout} 2>/dev/null"))?;
+        let (milliseconds, sent) = (start.elapsed().as_millis(), packets()? - before);
+        println!(
+            "{program}: {} lines in {milliseconds} ms, {sent} datagrams",
+            found.lines().count()
+        );
+        took.push((found, milliseconds, sent));
+    }
+    println!("ratio {:.1}", took[1].1 as f64 / took[0].1 as f64);
+    ensure!(took[0].0.lines().count() == 760, "it has found {}", took[0].0.lines().count());
+    // After some silence Debian's passes over answers.
+    let more = took[1].0.lines().find(|line| !took[0].0.contains(line));
+    ensure!(more.is_none(), "Debian's has found {more:?}");
+    ensure!(took[0].1 < took[1].1, "it is slower than theirs");
+    // One for what it can do, one for who there is, one for the way over each P_Key; theirs asks for the node, too.
+    let asked = sh(&format!("srp_daemon -o -v -j {a}:1 -t {timeout} 2>&1 | grep questions"))?;
+    ensure!(asked.ends_with("was asked 6 questions"), "{asked}");
+    Ok(())
+}
+
+/// What is written for ib_srp has the keys that it should have, whatever a target says; and it comes to an end.
+fn hostile(bed: &mut Bed) -> Result<()> {
+    let a = plug("a", 1, &[])?;
+    plug("b", 1, &[])?;
+    subnet_manager(bed, "b")?;
+    for what in ["4 3 0 hostile", "8 4 0 wrong", "2 2 0 late"] {
+        target(bed, "b", what)?;
+        let (code, text) = status(&format!("timeout 100 srp_daemon -o -c -j {a}:1 -t 1000"))?;
+        ensure!(code == 0, "{what}: {code} {text}");
+        for line in text.lines() {
+            let keys: Vec<&str> =
+                line.split(',').filter_map(|item| Some(item.split_once('=')?.0)).collect();
+            let good = ["id_ext", "ioc_guid", "dgid", "pkey", "service_id"];
+            ensure!(keys.starts_with(&good) && keys.len() <= 7, "{what}: {line}");
+            ensure!(keys.iter().filter(|key| **key == "dgid").count() == 1, "{what}: {line}");
+        }
+        if what.contains("late") {
+            ensure!(text.lines().count() == 4, "{what}: {text}");
+        }
+        let people =
+            sh(&format!("timeout 100 ibsrpdm -d /dev/infiniband/{}", node("infiniband_mad", &a)?))?;
+        ensure!(!people.contains('\u{1b}'), "{what}: {people}");
+    }
     Ok(())
 }
 
