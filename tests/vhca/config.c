@@ -634,6 +634,22 @@ static ssize_t hca_##file##_store(struct config_item *item, const char *page,	\
 }										\
 CONFIGFS_ATTR(hca_, file)
 
+/* In vital product data; without one there are none. */
+static ssize_t hca_serial_store(struct config_item *item, const char *page, size_t count)
+{
+	struct vhca_hca *hca = to_hca(item);
+	int err = 0;
+
+	mutex_lock(&hca->plug);
+	if (hca->live)
+		err = -EBUSY;
+	else
+		strscpy(hca->function.serial, page, sizeof(hca->function.serial));
+	mutex_unlock(&hca->plug);
+	return err ? err : count;
+}
+CONFIGFS_ATTR_WO(hca_, serial);
+
 HCA_PCI(vendor, 0xffff);
 HCA_PCI(device, 0xffff);
 HCA_PCI(class, 0xffffff);
@@ -683,6 +699,7 @@ static struct configfs_attribute *hca_attributes[] = {
 	&hca_attr_fatal,
 	&hca_attr_ibdev,
 	&hca_attr_function,
+	&hca_attr_serial,
 	&hca_attr_vendor,
 	&hca_attr_device,
 	&hca_attr_class,

@@ -12,6 +12,8 @@
 #include "vhca.h"
 
 #define PCIE_CAP	0x40
+#define VPD_CAP		0x80
+#define VPD_END		0x78	/* a small resource; its name is the PCI core's own */
 #define ARI_CAP		0x100
 #define SRIOV_CAP	0x110
 #define MULTI_FUNCTION	0x80	/* of the header type; PCI_HEADER_TYPE_MFD is newer than 6.1 */
@@ -20,6 +22,7 @@
 struct soft_function {
 	struct vhca_function spec;
 	u8 config[PCI_CFG_SPACE_EXP_SIZE];
+	u8 vpd[128];	/* vital product data; empty without a serial number */
 };
 
 /**
@@ -136,6 +139,16 @@ static bool writable(int at)
 	       at == SRIOV_CAP + PCI_SRIOV_NUM_VF || at == SRIOV_CAP + PCI_SRIOV_NUM_VF + 1;
 }
 
+static void read_vpd(struct soft_function *f, u16 at)
+{
+	int i;
+
+	for (i = 0; i < 4; i++)
+		f->config[VPD_CAP + PCI_VPD_DATA + i] =
+			at + i < sizeof(f->vpd) ? f->vpd[at + i] : 0;
+	set_config(f, VPD_CAP + PCI_VPD_ADDR, 2, at | PCI_VPD_ADDR_F);
+}
+
 static int config_write(struct pci_bus *bus, unsigned int devfn, int where, int size, u32 value)
 {
 	struct soft_function *f;
@@ -147,11 +160,40 @@ static int config_write(struct pci_bus *bus, unsigned int devfn, int where, int 
 	for (i = 0; f && i < size; i++)
 		if (writable(where + i))
 			f->config[where + i] = value >> 8 * i;
+	/* An address that is written has the data there at once; there is nothing to write. */
+	if (f && f->vpd[0] && where == VPD_CAP + PCI_VPD_ADDR && size == 2)
+		read_vpd(f, value & PCI_VPD_ADDR_MASK);
 	spin_unlock_irqrestore(&function_lock, flags);
 	return PCIBIOS_SUCCESSFUL;
 }
 
 static struct pci_ops config_ops = { .read = config_read, .write = config_write };
+
+/* A name, and a read-only part with the serial number and a checksum. */
+static void make_vpd(struct soft_function *f)
+{
+	const char *serial = f->spec.serial;
+	int i, n = 0, length = strlen(serial);
+	u8 sum = 0;
+
+	f->vpd[n++] = PCI_VPD_LRDT_ID_STRING;
+	f->vpd[n++] = 4;
+	f->vpd[n++] = 0;
+	memcpy(f->vpd + n, "vhca", 4);
+	n += 4;
+	f->vpd[n++] = PCI_VPD_LRDT_RO_DATA;
+	f->vpd[n++] = 3 + length + 4;
+	f->vpd[n++] = 0;
+	n += scnprintf(f->vpd + n, sizeof(f->vpd) - n, "SN%c%s", length, serial);
+	memcpy(f->vpd + n, "RV\1", 3);
+	n += 3;
+	for (i = 0; i < n; i++)
+		sum += f->vpd[i];
+	f->vpd[n++] = -sum;
+	f->vpd[n] = VPD_END;
+	set_config(f, PCIE_CAP + PCI_CAP_LIST_NEXT, 1, VPD_CAP);
+	set_config(f, VPD_CAP, 1, PCI_CAP_ID_VPD);
+}
 
 static void make_config(struct soft_function *f)
 {
@@ -167,6 +209,8 @@ static void make_config(struct soft_function *f)
 	set_config(f, PCIE_CAP, 2, PCI_CAP_ID_EXP);
 	/* Version 2, endpoint. */
 	set_config(f, PCIE_CAP + PCI_EXP_FLAGS, 2, 2);
+	if (spec->serial[0])
+		make_vpd(f);
 	set_config(f, ARI_CAP, 4, PCI_EXT_CAP_ID_ARI | 1 << 16 | (spec->vfs ? SRIOV_CAP << 20 : 0));
 	if (!spec->vfs)
 		return;

@@ -475,6 +475,7 @@ struct vhca_function {
 	u16 vfs;
 	bool multi_function;
 	bool ari;	/* behind a root port, on the bus before */
+	char serial[32];
 	void *hca;
 };
 

@@ -105,7 +105,7 @@ async fn run(root: Root) -> Result<()> {
     loop {
         if !is_ready && (unsettled == 0 || deadline.is_elapsed()) {
             if unsettled > 0 {
-                log::warning(format!(
+                log::note(format!(
                     "udev is not done with {unsettled} devices; they are described when it is"
                 ));
             }

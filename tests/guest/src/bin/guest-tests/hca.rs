@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     both("hca_unplugged_in_use", unplug_in_use),
     both("functions_are_named_by_path", names_by_path),
     better("functions_are_matched_by_numa_node", "rdma-core has no configuration", by_numa_node),
+    better("functions_are_matched_by_serial", "rdma-core has no configuration", by_serial),
     better(
         "functions_have_their_card_and_port_in_the_name",
         "rdma-core has no configuration",
@@ -350,6 +351,29 @@ fn by_numa_node(bed: &mut Bed) -> Result<()> {
     fs::write(format!("{function}/numa_node"), "0")?;
     sh("rdmactl names --apply; udevadm settle")?;
     ensure!(device("a")? == "near", "on node 0 it is called '{}'", device("a")?);
+    Ok(())
+}
+
+/// From the vital product data, as the kernel reads them of the function. One without any is another's.
+fn by_serial(bed: &mut Bed) -> Result<()> {
+    bed.file(
+        CONFIG,
+        "[[device]]\nmatch = { serial = 'MT2012X*' }\nname = 'mine'\nnode-description = '%d [%{serial}]'\n",
+    )?;
+    // A card may fill it up with blanks.
+    for (hca, serial, function, name) in [
+        ("a", "MT2012X07700  ", "0001:a1:00.0", "mine"),
+        ("b", "MT2013X00001", "0002:41:00.0", "ibP2p65s0"),
+    ] {
+        plug(hca, 1, &[("serial", serial), ("function", function)])?;
+        ensure!(device(hca)? == name, "{serial} is called '{}'", device(hca)?);
+    }
+    ensure!(
+        plug("c", 1, &[("function", "0003:b2:00.0")])? == "ibP3p178s0",
+        "no vital product data"
+    );
+    let wanted = "mine [MT2012X07700]";
+    wait_for("it is described", || Ok(super::ndd::description("mine")? == wanted))?;
     Ok(())
 }
 
