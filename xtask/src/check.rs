@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::vm::{self, Boot, Guest, Suite};
+use crate::vm::{self, Boot, Suite};
 
 /// What a run has counted, for the summary line.
 #[derive(Debug, Default)]
@@ -36,13 +36,6 @@ impl Tally {
                 println!("== {name}: FAILED ({seconds} s): {error:#}");
             }
         }
-    }
-
-    /// Adds what another has counted.
-    fn add(&mut self, other: &Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.ignored += other.ignored;
     }
 
     /// Adds what a test program counted: its `test result:` lines.
@@ -94,9 +87,7 @@ pub(crate) struct Options {
 pub(crate) fn test(repo: &Path, options: &Options) -> Result<()> {
     let mut tally = Tally::default();
     if let Some(filter) = &options.guest {
-        tally.step("guest tests", |tally| {
-            run_tests(start(repo, options.suite, options.boot, false)?, filter, "", tally)
-        });
+        tally.step("guest tests", |tally| guest(repo, options.suite, options.boot, filter, tally));
         return tally.finish();
     }
     host(repo, &mut tally);
@@ -108,9 +99,15 @@ pub(crate) fn test(repo: &Path, options: &Options) -> Result<()> {
             0 => Ok(()),
             status => bail!("it ended with status {status}"),
         });
-        // Two at a time: most of them waits for something most of the time.
-        guests(repo, &[(Suite::Trixie, Boot::Ours), (Suite::Bookworm, Boot::Ours)], &mut tally);
-        guests(repo, &[(Suite::Trixie, Boot::RdmaCore)], &mut tally);
+        for (suite, boot) in [
+            (Suite::Trixie, Boot::Ours),
+            (Suite::Bookworm, Boot::Ours),
+            (Suite::Trixie, Boot::RdmaCore),
+        ] {
+            tally.step(&format!("guest tests: {suite:?}, {boot:?}"), |tally| {
+                guest(repo, suite, boot, "", tally)
+            });
+        }
     }
     tally.finish()
 }
@@ -157,73 +154,31 @@ fn stress(repo: &Path) -> Result<()> {
     }
 }
 
-/// All guest tests, in guests that run at the same time; the lines of each say which it is.
-fn guests(repo: &Path, which: &[(Suite, Boot)], tally: &mut Tally) {
-    // Booted one after the other: they are made of the same files.
-    let booted: Vec<_> =
-        which.iter().map(|&(suite, boot)| (suite, boot, start(repo, suite, boot, true))).collect();
-    std::thread::scope(|scope| {
-        let running: Vec<_> = booted
-            .into_iter()
-            .map(|(suite, boot, guest)| {
-                scope.spawn(move || {
-                    let mut tally = Tally::default();
-                    tally.step(&format!("guest tests: {suite:?}, {boot:?}"), |tally| {
-                        run_tests(guest?, "", &format!("[{suite:?}] "), tally)
-                    });
-                    tally
-                })
-            })
-            .collect();
-        for guest in running {
-            match guest.join() {
-                Ok(counted) => tally.add(&counted),
-                Err(_) => tally.failed += 1,
-            }
-        }
-    });
+/// The guest tests, in one boot.
+fn guest(repo: &Path, suite: Suite, boot: Boot, filter: &str, tally: &mut Tally) -> Result<()> {
+    let mut options = vm::Options::new(suite, boot, 2400);
+    // What is tested is a boot.
+    options.cold = filter.is_empty();
+    let mut guest = vm::boot(repo, &options)?;
+    let mut output = Vec::new();
+    let status = guest.run(
+        &format!("/usr/lib/lab/guest-tests {filter}"),
+        &mut Tee { kept: &mut output },
+        &mut std::io::stderr().lock(),
+    )?;
+    tally.count(&String::from_utf8_lossy(&output));
+    if status == 0 { Ok(()) } else { bail!("the guest tests ended with status {status}") }
 }
 
-/// A guest for the tests; what is tested as a whole is a boot, and not a snapshot of one.
-fn start(repo: &Path, suite: Suite, boot: Boot, cold: bool) -> Result<Guest> {
-    let mut options = vm::Options::new(suite, boot, 3300);
-    options.cold = cold;
-    vm::boot(repo, &options)
-}
-
-/// The guest tests whose name contains `filter`, in one boot, with `prefix` before each line.
-fn run_tests(mut guest: Guest, filter: &str, prefix: &str, tally: &mut Tally) -> Result<()> {
-    let mut tee = Tee { prefix, kept: Vec::new(), shown: 0 };
-    let command = format!("/usr/lib/lab/guest-tests {filter}");
-    let outcome = guest.run(&command, &mut tee, &mut std::io::stderr());
-    // A last line without an end.
-    tee.write_all(b"\n")?;
-    tally.count(&String::from_utf8_lossy(&tee.kept));
-    match outcome? {
-        0 => Ok(()),
-        status => bail!("the guest tests ended with status {status}"),
-    }
-}
-
-/// Shows what is written, whole lines at a time, and keeps it.
+/// Shows what is written, and keeps it.
 struct Tee<'a> {
-    prefix: &'a str,
-    kept: Vec<u8>,
-    /// How much of that has been shown.
-    shown: usize,
+    kept: &'a mut Vec<u8>,
 }
 
 impl Write for Tee<'_> {
     fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        std::io::stdout().write_all(data)?;
         self.kept.extend(data);
-        let new = self.kept.get(self.shown..).unwrap_or_default();
-        let end = new.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-        let mut out = std::io::stdout().lock();
-        for line in new.get(..end).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
-            out.write_all(self.prefix.as_bytes())?;
-            out.write_all(line)?;
-        }
-        self.shown += end;
         Ok(data.len())
     }
 
