@@ -156,7 +156,7 @@ fn stress(repo: &Path) -> Result<()> {
 
 /// The guest tests, in one boot.
 fn guest(repo: &Path, suite: Suite, boot: Boot, filter: &str, tally: &mut Tally) -> Result<()> {
-    let mut options = vm::Options::new(suite, boot, 2400);
+    let mut options = vm::Options::new(suite, boot, 2700);
     // What is tested is a boot.
     options.cold = filter.is_empty();
     let mut guest = vm::boot(repo, &options)?;
