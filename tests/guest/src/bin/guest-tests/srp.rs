@@ -209,7 +209,7 @@ fn silent_ones(bed: &mut Bed) -> Result<()> {
         Ok(pkeys == "4")
     })?;
     target(bed, "b", "200 1 20")?;
-    let timeout = std::env::var("LAB_SILENT_MS").unwrap_or_else(|_| "200".to_owned());
+    let timeout = std::env::var("LAB_SILENT_MS").unwrap_or_else(|_| "1000".to_owned());
     let packets = || -> Result<u64> {
         let file = format!("/sys/class/infiniband/{a}/ports/1/counters/port_xmit_packets");
         Ok(sh(&format!("cat {file}"))?.parse()?)
