@@ -158,6 +158,14 @@ impl World {
         self.devices.iter().find(|d| d.index == index)
     }
 
+    /// Whether a device is still there, and called the same. Where the kernel cannot be asked it is.
+    pub fn is_there(&mut self, device: &Device) -> bool {
+        // Of all, as one that is going is listed no more, but still answers to its number.
+        self.socket.devices().map_or(true, |now| {
+            now.iter().any(|now| now.index == device.index && now.name == device.name)
+        })
+    }
+
     /// Finds out all about a device.
     pub fn look(&mut self, device: &Device) -> Look {
         let ports = self.ports(device);

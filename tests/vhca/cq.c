@@ -31,6 +31,16 @@ int vhca_destroy_cq(struct ib_cq *ibcq, struct ib_udata *udata)
 	return 0;
 }
 
+/*
+ * Interrupt moderation: allowed, and without effect, as there are no
+ * interrupts. The core asks only drivers that have this for adaptive
+ * moderation.
+ */
+int vhca_modify_cq(struct ib_cq *ibcq, u16 count, u16 usec)
+{
+	return 0;
+}
+
 int vhca_resize_cq(struct ib_cq *ibcq, int cqe, struct ib_udata *udata)
 {
 	struct vhca_cq *cq = to_vcq(ibcq);

@@ -245,6 +245,7 @@ static const struct ib_device_ops ops = {
 	.get_link_layer = get_link_layer,
 	.get_port_immutable = get_port_immutable,
 	.map_mr_sg = vhca_map_mr_sg,
+	.modify_cq = vhca_modify_cq,
 	.modify_device = modify_device,
 	.modify_hw_stat = vhca_modify_hw_stat,
 	.modify_port = modify_port,

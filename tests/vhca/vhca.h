@@ -401,6 +401,7 @@ int vhca_process_mad(struct ib_device *ibdev, int flags, u32 port_num, const str
 int vhca_create_cq(struct ib_cq *ibcq, const struct ib_cq_init_attr *attr,
 		   struct vhca_cq_udata *udata);
 int vhca_destroy_cq(struct ib_cq *ibcq, struct ib_udata *udata);
+int vhca_modify_cq(struct ib_cq *ibcq, u16 count, u16 usec);
 int vhca_resize_cq(struct ib_cq *ibcq, int cqe, struct ib_udata *udata);
 int vhca_poll_cq(struct ib_cq *ibcq, int n, struct ib_wc *wc);
 int vhca_peek_cq(struct ib_cq *ibcq, int n);

@@ -255,7 +255,7 @@ impl Manager {
         let is_loaded = self.root.path("/sys/class/infiniband_verbs").exists();
         let problem = match &outcome {
             Err(_) if !is_loaded => Some("ib_uverbs is not loaded".to_owned()),
-            Err(error) if uverbs.is_some() && is_there(world, device) => Some(error.to_string()),
+            Err(error) if uverbs.is_some() && world.is_there(device) => Some(error.to_string()),
             _ => None,
         };
         let problem = problem.map(|why| format!("changes are not seen at once: {why}"));
@@ -289,7 +289,7 @@ impl Manager {
                 }
                 Ok(Some(problem)) => Some(problem),
                 // It has gone, or has another name by now; its event is on the way.
-                Err(_) if !is_there(world, &look.device) => return,
+                Err(_) if !world.is_there(&look.device) => return,
                 Err(error) => Some(format!("cannot set it to '{value}': {error:#}")),
             };
             self.tell(&of_device(&name, key), problem);
@@ -323,13 +323,6 @@ fn one(
             Ok(None)
         }
     }
-}
-
-/// Whether a device is still there, and called the same.
-fn is_there(world: &mut World, device: &Device) -> bool {
-    // Of all, as one that is going is listed no more, but still answers to its number.
-    let now = world.socket.devices().unwrap_or_default();
-    now.iter().any(|now| now.index == device.index && now.name == device.name)
 }
 
 fn of_device(name: &str, key: &str) -> String {

@@ -141,7 +141,7 @@ impl Keeper {
             let problem = match write(world, &device, &wanted, force(&device)) {
                 Ok(()) => None,
                 // It has gone, or has another name by now; its event is on the way.
-                Err(_) if !is_there(world, &device)? => continue,
+                Err(_) if !world.is_there(&device) => continue,
                 Err(error) => Some(error),
             };
             self.tell(&device, problem.as_ref());
@@ -150,13 +150,10 @@ impl Keeper {
             written.push(device);
         }
         // What was written by a name that went to another device meanwhile is wrong there: its event is on the way, too.
-        if !written.is_empty() {
-            let now = world.socket.devices()?;
-            for device in written {
-                if !now.iter().any(|now| now.index == device.index && now.name == device.name) {
-                    self.done.remove(&device.index);
-                    self.forget(&device.name);
-                }
+        for device in written {
+            if !world.is_there(&device) {
+                self.done.remove(&device.index);
+                self.forget(&device.name);
             }
         }
         Ok(unsettled)
@@ -207,9 +204,4 @@ fn why(error: io::Error) -> anyhow::Error {
         }
         _ => error.into(),
     }
-}
-
-fn is_there(world: &mut World, device: &Device) -> Result<bool> {
-    let now = world.socket.devices()?;
-    Ok(now.iter().any(|now| now.index == device.index && now.name == device.name))
 }

@@ -141,11 +141,11 @@ fn settings(bed: &mut Bed) -> Result<()> {
         bed,
         "[[device]]\nmatch = { board-id = 'LAB*' }\noptional-counters = 'mcast_tx'\nadaptive-moderation = true\n",
     )?;
-    // vhca's driver has no moderation: said once, and the rest is done.
-    bed.provokes("adaptive-moderation");
     let device = plug("a", 1, &[("board_id", "LAB-1")])?;
     let is = |device: &str| {
-        wait_for(&format!("{device} counts"), || Ok(counters_of(device, 1)? == "mcast_tx"))
+        wait_for(&format!("{device} is set"), || {
+            Ok(counters_of(device, 1)? == "mcast_tx" && moderates(device)?)
+        })
     };
     is(&device)?;
     sh(&format!("rdma dev set {device} name other"))?;
@@ -154,15 +154,31 @@ fn settings(bed: &mut Bed) -> Result<()> {
     live("a", true)?;
     is(&super::hca::device("a")?)?;
     let other = plug("b", 1, &[("board_id", "OTHER")])?;
-    ensure!(counters_of(&other, 1)? == BOTH, "a device that no entry is about was set");
+    ensure!(
+        counters_of(&other, 1)? == BOTH && !moderates(&other)?,
+        "a device that no entry is about was set"
+    );
     // Of another boot than this one's, and then of this one's.
     sh(&format!("systemctl stop {UNIT}"))?;
     live("a", false)?;
     live("a", true)?;
     let device = super::hca::device("a")?;
-    ensure!(counters_of(&device, 1)? == BOTH, "it was set without us");
+    ensure!(counters_of(&device, 1)? == BOTH && !moderates(&device)?, "it was set without us");
     sh(&format!("systemctl start {UNIT}"))?;
-    is(&device)
+    is(&device)?;
+    // rxe's driver has no moderation: said once, and the rest is done.
+    configure(bed, "[[device]]\nmatch = { driver = 'rxe' }\nadaptive-moderation = true\n")?;
+    bed.provokes("RDMA device 'byhand' adaptive-moderation");
+    let nic = bed.nics[0].clone();
+    bed::plug("rxe", "byhand", &nic)?;
+    wait_for("the refusal is told", || {
+        Ok(bed.journal(&format!("-u {UNIT}"))?.contains("'byhand' adaptive-moderation"))
+    })
+}
+
+/// Whether completion queues made from now on adapt their interrupts.
+fn moderates(device: &str) -> Result<bool> {
+    Ok(sh(&format!("rdma -d dev show {device}"))?.contains("adaptive-moderation on"))
 }
 
 /// The optional counters of a port that count.
@@ -439,16 +455,25 @@ fn idle(bed: &mut Bed) -> Result<()> {
         watched.push((unit, format!("/proc/{pid}/status")));
     }
     let switches = |status: &str| sh(&format!("grep ctxt_switches {status}"));
-    let before = watched.iter().map(|(_, status)| switches(status)).collect::<Result<Vec<_>>>()?;
+    let all = || watched.iter().map(|(_, status)| switches(status)).collect::<Result<Vec<_>>>();
     let seconds = std::env::var("LAB_IDLE").unwrap_or_else(|_| "20".to_owned());
-    sh(&format!("sleep {seconds}"))?;
-    for ((unit, status), before) in watched.iter().zip(before) {
-        let after = switches(status)?;
+    // Something may have happened in the guest; who wakes up for nothing does so each time.
+    let mut quiet = [false; 3];
+    for _ in 0..3 {
+        let before = all()?;
+        sh(&format!("sleep {seconds}"))?;
+        for (quiet, (before, after)) in quiet.iter_mut().zip(before.iter().zip(all()?)) {
+            *quiet |= *before == after;
+        }
+        if quiet[..2] == [true, true] {
+            break;
+        }
+    }
+    for ((unit, status), quiet) in watched.iter().zip(quiet) {
         let rss: u64 = sh(&format!("awk '/^VmRSS:/ {{ print $2 }}' {status}"))?.parse()?;
-        let woke = if after == before { "no wakeup" } else { "woke up" };
+        let woke = if quiet { "no wakeup" } else { "woke up" };
         println!("{unit} with 8 devices: RSS {rss} KiB, {woke} in {seconds} s");
-        let theirs = *unit == "lab-ndd.service";
-        ensure!(after == before || theirs, "{unit} wakes up for nothing: {before}, then {after}");
+        ensure!(quiet || *unit == "lab-ndd.service", "{unit} wakes up for nothing");
         ensure!(rss < 8 * 1024, "its RSS is {rss} KiB");
     }
     Ok(())
