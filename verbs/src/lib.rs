@@ -6,6 +6,8 @@
 //! - [`sysfs`]: the facts that netlink does not have: GIDs, board id, the place on the PCI bus.
 //! - [`CmDefaults`]: RoCE mode and type of service, in configfs.
 //! - [`umad`]: management datagrams through a port; [`mad`]: what is in them; [`requests`]: many at once.
+//! - [`sa`]: subnet administration: records, a client, subscriptions; [`dm`]: device management.
+//! - [`ibsim`]: the same on a fabric that is simulated, without any RDMA.
 //! - [`Watch`]: waits for whatever may change any of that: [`Uevent`]s, [`AsyncEvent`]s, network interfaces.
 //! - [`Guid`], [`Gid`], [`DevIndex`], [`PortNum`], [`Protocol`]: the values both speak of.
 //!
@@ -14,13 +16,17 @@
 #![deny(unsafe_code)]
 
 mod async_events;
+pub mod backoff;
 mod cm_defaults;
+pub mod dm;
 mod driver;
+pub mod ibsim;
 mod id;
 pub mod mad;
 pub mod netlink;
 mod protocol;
 pub mod requests;
+pub mod sa;
 pub mod sysfs;
 mod uevent;
 pub mod umad;

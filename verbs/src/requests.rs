@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Many requests at once through one umad node, each with its own end.
+//! Many requests at once through one port, each with its own end.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::mad::{MadHeader, Status, method};
-use crate::umad::{Address, AgentId, Received, Umad, is_gone};
+use crate::umad::{Address, AgentId, Carrier, Received, is_gone, wait_readable};
 
 /// A request and how long it may take.
 #[derive(Clone, Debug)]
@@ -46,6 +46,9 @@ pub enum Failure {
     /// The device has gone; all requests end so.
     #[error("the device has gone")]
     Gone,
+    /// The device is there, but no subnet manager that could be asked.
+    #[error("there is no subnet manager")]
+    NoManager,
     /// It could not be sent.
     #[error("cannot send: {0}")]
     Send(io::Error),
@@ -54,10 +57,10 @@ pub enum Failure {
     Garbage,
 }
 
-/// Requests of one node. As many as the window allows are under way; the others wait for their turn.
+/// Requests through one [`Carrier`]. As many as the window allows are under way; the others wait for their turn.
 #[derive(Debug)]
 pub struct Requests {
-    umad: Umad,
+    carrier: Box<dyn Carrier>,
     window: usize,
     last: u32,
     waiting: VecDeque<(RequestId, Request)>,
@@ -84,22 +87,22 @@ const UNASKED: usize = 256;
 impl AsFd for Requests {
     /// Readable when [`Requests::advance`] has something.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.umad.as_fd()
+        self.carrier.as_fd()
     }
 }
 
 impl AsRawFd for Requests {
     fn as_raw_fd(&self) -> RawFd {
-        self.umad.as_fd().as_raw_fd()
+        self.carrier.as_fd().as_raw_fd()
     }
 }
 
 impl Requests {
     /// At most `window` of them are under way at a time, and at least one.
     #[must_use]
-    pub fn new(umad: Umad, window: usize) -> Self {
+    pub fn new(carrier: impl Carrier + 'static, window: usize) -> Self {
         Self {
-            umad,
+            carrier: Box::new(carrier),
             window: window.max(1),
             last: 0,
             waiting: VecDeque::new(),
@@ -144,9 +147,24 @@ impl Requests {
             if self.under_way.is_empty() {
                 return Ok(None);
             }
-            self.umad.wait(None)?;
+            self.wait_until(None)?;
             self.receive();
         }
+    }
+
+    /// Whether nothing is asked.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.under_way.is_empty() && self.waiting.is_empty() && self.ended.is_empty()
+    }
+
+    /// Waits until something has come in, or for so long.
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    pub fn wait_until(&self, deadline: Option<Instant>) -> io::Result<()> {
+        wait_readable(self.carrier.as_fd(), deadline)?;
+        Ok(())
     }
 
     /// The next that has ended, without waiting: None when there is none at the moment, and the file will be readable
@@ -180,7 +198,7 @@ impl Requests {
             // It is as long as what was read of it.
             header.write_to_prefix(&mut mad).ok();
         }
-        self.umad.send(agent, from, &mad, None, 0)
+        self.carrier.send(agent, from, &mad, None, 0)
     }
 
     fn send(&mut self) {
@@ -194,7 +212,7 @@ impl Requests {
             // It is as long as what was read of it.
             header.write_to_prefix(&mut request.mad).ok();
             let Request { agent, to, mad, timeout, retries } = request;
-            match self.umad.send(agent, to, &mad, Some(timeout), retries) {
+            match self.carrier.send(agent, to, &mad, Some(timeout), retries) {
                 Ok(()) => {
                     self.under_way.insert(id, agent);
                 }
@@ -209,7 +227,7 @@ impl Requests {
 
     fn receive(&mut self) {
         loop {
-            match self.umad.receive() {
+            match self.carrier.receive() {
                 Ok(Some(received)) => self.end(received),
                 Ok(None) => return,
                 Err(_) => return self.all_gone(),
@@ -245,7 +263,7 @@ impl Requests {
         }
         let outcome = match failure {
             Some(failure) => Err(failure),
-            None if header.status.get() != 0 => Err(Failure::Refused(Status(header.status.get()))),
+            None if header.status().0 != 0 => Err(Failure::Refused(header.status())),
             None => Ok(mad),
         };
         self.under_way.remove(&id);
@@ -266,7 +284,7 @@ fn is_request(mad: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs::File;
 
     use rustix::io::{read, write};
@@ -274,14 +292,15 @@ mod tests {
     use std::os::fd::OwnedFd;
 
     use super::*;
+    use crate::umad::Umad;
 
     const AGENT: AgentId = AgentId(3);
 
-    /// Requests, and the kernel's end of the node.
-    fn pair(window: usize) -> (Requests, OwnedFd) {
+    /// Requests, an agent, and the kernel's end of the node.
+    pub(crate) fn pair(window: usize) -> (Requests, AgentId, OwnedFd) {
         let kind = (AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK);
         let (ours, theirs) = socketpair(kind.0, kind.1, kind.2, None).unwrap();
-        (Requests::new(Umad::over(File::from(ours)), window), theirs)
+        (Requests::new(Umad::over(File::from(ours)), window), AGENT, theirs)
     }
 
     fn request(modifier: u32) -> Request {
@@ -294,7 +313,7 @@ mod tests {
     }
 
     /// What has been sent: packets with the kernel's header before each.
-    fn sent(kernel: &OwnedFd) -> Vec<Vec<u8>> {
+    pub(crate) fn sent(kernel: &OwnedFd) -> Vec<Vec<u8>> {
         let mut packets = Vec::new();
         let mut buffer = [0; 512];
         while let Ok(length @ 1..) = read(kernel, &mut buffer) {
@@ -304,13 +323,18 @@ mod tests {
     }
 
     /// The answer, or with an errno the request that comes back; as the kernel has it, with the agent in the transaction id.
-    fn answer(kernel: &OwnedFd, packet: &[u8], errno: u8, status: u16) {
+    pub(crate) fn answer(kernel: &OwnedFd, packet: &[u8], errno: u8, status: u16) {
         let mut packet = packet.to_vec();
         packet[4] = errno;
         let (header, _) = MadHeader::read_from_prefix(&packet[64..]).unwrap();
-        let response = if errno == 0 { method::RESPONSE } else { 0 };
+        let method = match (errno, header.method) {
+            // What answers Get and Set is GetResp.
+            (0, method::SET) => method::GET | method::RESPONSE,
+            (0, method) => method | method::RESPONSE,
+            (_, method) => method,
+        };
         let header = MadHeader {
-            method: header.method | response,
+            method,
             status: status.into(),
             transaction: (header.transaction.get() | 3 << 32).into(),
             ..header
@@ -326,7 +350,7 @@ mod tests {
 
     #[test]
     fn no_more_than_the_window_and_in_any_order() {
-        let (mut requests, kernel) = pair(2);
+        let (mut requests, _, kernel) = pair(2);
         let ids: Vec<RequestId> = (0..5).map(|n| requests.ask(request(n))).collect();
         requests.send();
         let mut under_way = sent(&kernel);
@@ -351,7 +375,7 @@ mod tests {
 
     #[test]
     fn how_a_request_can_fail() {
-        let (mut requests, kernel) = pair(8);
+        let (mut requests, _, kernel) = pair(8);
         for (errno, status, expected) in [
             (110, 0, "no answer"),
             (0, 0x0300, "no records (status 0x0300)"),
@@ -367,10 +391,21 @@ mod tests {
         assert!(matches!(requests.wait().unwrap(), Some((_, Err(Failure::Garbage)))));
     }
 
+    /// Not 0, which opensm does not answer, and none that is in use, also when they come round.
+    #[test]
+    fn numbers_of_requests() {
+        let (mut requests, _, _) = pair(8);
+        requests.last = u32::MAX - 1;
+        let ids: Vec<u32> = (0..4).map(|n| requests.ask(request(n)).0).collect();
+        assert_eq!(ids, [u32::MAX, 1, 2, 3]);
+        requests.last = u32::MAX;
+        assert_eq!(requests.ask(request(4)).0, 4);
+    }
+
     /// An answer that has come too late, or is somebody else's, or none at all, ends nothing.
     #[test]
     fn what_is_no_answer() {
-        let (mut requests, kernel) = pair(8);
+        let (mut requests, _, kernel) = pair(8);
         let late = requests.ask(request(0));
         requests.send();
         let packet = sent(&kernel).remove(0);
@@ -392,7 +427,7 @@ mod tests {
     /// What somebody else asks is kept, not without end, and can be answered.
     #[test]
     fn what_nobody_has_asked_for() {
-        let (mut requests, kernel) = pair(8);
+        let (mut requests, _, kernel) = pair(8);
         assert!(requests.advance().is_none());
         let id = requests.ask(request(1));
         assert!(requests.advance().is_none());
@@ -420,7 +455,7 @@ mod tests {
 
     #[test]
     fn a_device_that_goes_ends_all() {
-        let (mut requests, kernel) = pair(1);
+        let (mut requests, _, kernel) = pair(1);
         let ids = [requests.ask(request(0)), requests.ask(request(1))];
         requests.send();
         drop(kernel);

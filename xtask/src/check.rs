@@ -204,15 +204,22 @@ fn host(repo: &Path, tally: &mut Tally) {
             .current_dir(repo))
     });
     tally.step("dependencies", |_| dependencies(repo));
-    tally.step("unit tests", |tally| {
-        let mut command = Command::new("cargo");
-        command.args(["test", "--workspace", "--no-fail-fast"]).current_dir(repo);
-        let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        print!("{text}");
-        tally.count(&text);
-        if output.status.success() { Ok(()) } else { bail!("cargo test: {}", output.status) }
+    tally.step("unit tests", |tally| cargo_test(repo, &["--workspace", "--no-fail-fast"], tally));
+    tally.step("a fabric of two thousand nodes", |tally| {
+        vm::install(&vm::FOR_FABRICS)?;
+        let test = ["-p", "rdma-verbs", "--test", "ibsim", "--", "--ignored", "--nocapture"];
+        cargo_test(repo, &test, tally)
     });
+}
+
+fn cargo_test(repo: &Path, arguments: &[&str], tally: &mut Tally) -> Result<()> {
+    let mut command = Command::new("cargo");
+    command.arg("test").args(arguments).current_dir(repo);
+    let output = command.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    tally.count(&text);
+    if output.status.success() { Ok(()) } else { bail!("cargo test: {}", output.status) }
 }
 
 /// Licences, sources and duplicates. Advisories are left out: their database is not in the tree.
@@ -249,7 +256,41 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::Tally;
+
+    /// Each name with an underscore in the tables is a test's.
+    #[test]
+    fn regressions_have_tests() {
+        fn sources(dir: &Path, text: &mut String) {
+            for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+                let path = entry.path();
+                if path.is_dir() && entry.file_name() != "target" && entry.file_name() != ".git" {
+                    sources(&path, text);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    text.push_str(&fs::read_to_string(path).unwrap());
+                }
+            }
+        }
+        let repo = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let mut all = String::new();
+        sources(repo, &mut all);
+        let table = fs::read_to_string(repo.join("docs/regressions.md")).unwrap();
+        let rows = table.lines().filter(|line| line.starts_with("| ") && !line.contains("---"));
+        let mut seen = 0;
+        for row in rows.filter(|row| !row.starts_with("| Defect")) {
+            let tests = row.rsplit('|').nth(1).unwrap();
+            for name in tests.split('`').skip(1).step_by(2) {
+                let is_test =
+                    all.contains(&format!("fn {name}()")) || all.contains(&format!("\"{name}\""));
+                assert!(is_test, "'{name}' is no test: {row}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 50, "{seen}");
+    }
 
     #[test]
     fn counts_result_lines() {

@@ -6,7 +6,6 @@
 //! - [`port`]: the local port that asks.
 //! - [`rules`]: which of them are allowed.
 //! - [`scan`]: who can do device management, and what they offer.
-//! - [`subscription`]: to be told of ports that come and change.
 //! - [`mod@unit`]: an I/O unit as it was found, and the words for it.
 #![forbid(unsafe_code)]
 
@@ -15,5 +14,4 @@ pub mod plan;
 pub mod port;
 pub mod rules;
 pub mod scan;
-pub mod subscription;
 pub mod unit;

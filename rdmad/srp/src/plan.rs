@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use rdma_verbs::Gid;
+use rdma_verbs::backoff::{about, until_again};
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,26 +19,10 @@ pub enum Whom {
 
 /// How many ports may wait to be asked one by one: with more, all are asked.
 const SOME: usize = 64;
-/// The shortest and the longest time until what has failed is tried again.
-const SOON: Duration = Duration::from_secs(1);
-const LATE: Duration = Duration::from_secs(32);
-
 /// The least time between all being asked and all being asked again, and from one port to the next, whatever happens
 /// and whoever says so: the fabric is not flooded.
 const REST: Duration = Duration::from_secs(2);
 const REST_OF_ONE: Duration = Duration::from_millis(20);
-
-/// A time about as long, so that the nodes of a fabric do not all ask at the same moment.
-#[must_use]
-pub fn about(time: Duration) -> Duration {
-    time.mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
-/// How long until something is tried again that has failed so often in a row.
-#[must_use]
-pub fn until_again(failures: u32) -> Duration {
-    about((SOON * 2_u32.saturating_pow(failures.saturating_sub(1).min(8))).min(LATE))
-}
 
 /// What is to be asked, and when.
 #[derive(Debug)]
@@ -199,9 +184,10 @@ mod tests {
                 at - now
             })
             .collect();
-        assert!(waits[0] <= SOON * 2 && waits[0] >= SOON / 2, "{waits:?}");
-        assert!(waits.iter().all(|wait| *wait <= LATE * 2), "{waits:?}");
-        assert!(waits[39] >= LATE / 2, "{waits:?}");
+        let seconds = Duration::from_secs;
+        assert!(waits[0] <= seconds(2) && waits[0] >= seconds(1) / 2, "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= seconds(64)), "{waits:?}");
+        assert!(waits[39] >= seconds(16), "{waits:?}");
         plan.done(Whom::All, true, now);
         assert_eq!(plan.next(), None);
     }

@@ -49,7 +49,7 @@ impl LocalPort {
 
     /// Where subnet administration is asked.
     #[must_use]
-    pub(crate) fn sa(&self) -> Address {
+    pub fn sa(&self) -> Address {
         // IBTA: over the default P_Key, of which everybody is a member.
         let default = self.pkeys.iter().find(|(_, pkey)| pkey & 0x7fff == 0x7fff);
         let pkey_index = default.map_or(0, |(index, _)| *index);

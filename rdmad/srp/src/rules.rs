@@ -164,7 +164,10 @@ mod tests {
             ("d\tdgid=fe800000000000000000000000000009\n", None),
             // rdma-core takes the first 16 digits for the prefix, whatever there is.
             ("d dgid=9\n", Some("")),
+            // 0586bab1b of rdma-core: only the last counted.
             ("d pkey=FFFF, service_id=a\n", None),
+            ("d pkey=7fff,service_id=a\n", Some("")),
+            ("d service_id=a,pkey=7fff\n", Some("")),
             ("d pkey=7fff\n", Some("")),
         ] {
             assert_eq!(rules(text).unwrap().options(&target()), said, "{text}");

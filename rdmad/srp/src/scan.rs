@@ -2,58 +2,32 @@
 //! Who can do device management, and what they offer. All questions are under way at the same time, as far as the window of
 //! [`Requests`] goes: one that does not answer costs its own time and nobody else's.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rdma_verbs::Gid;
-use rdma_verbs::mad::{
-    ClassPortInfo, DmMad, IoControllerProfile, IoUnitInfo, MadHeader, PathRecord, PortInfoRecord,
-    SaHeader, ServiceEntry, attribute, class, method, record, records, text,
+use rdma_verbs::dm::{self, DmMad, IoControllerProfile, IoUnitInfo, ServiceEntry};
+use rdma_verbs::mad::{ClassPortInfo, MadHeader, PortInfo, class, method, text};
+use rdma_verbs::requests::{Failure, Request, Requests};
+use rdma_verbs::sa::{
+    CAN_MATCH_CAPABILITIES, Client, Id, PathRecord, Patience, PortInfoRecord, Query, record,
+    records,
 };
-use rdma_verbs::requests::{Failure, Request, RequestId, Requests};
-use rdma_verbs::umad::{Address, AgentId, AgentRequest, Umad};
-use zerocopy::{FromBytes as _, Immutable, IntoBytes};
+use rdma_verbs::umad::{Address, AgentId, AgentRequest, Carrier, Umad};
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::plan::Whom;
 use crate::port::LocalPort;
 use crate::unit::{Controller, Service, Unit, present};
 
-/// PortInfo:CapabilityMask.IsDeviceManagementSupported
-const DEVICE_MANAGEMENT: u32 = 1 << 19;
-/// SubnAdm ClassPortInfo:CapabilityMask.IsPortInfoCapMaskMatchSupported
-const CAPABILITY_MATCH: u16 = 1 << 13;
-/// The modifier that asks for it.
-const MATCH: u32 = 1 << 31;
-/// In a component mask: PortInfoRecord's CapabilityMask; PathRecord's DLID, SLID, P_Key.
-const BY_CAPABILITIES: u64 = 1 << 7;
-const BY_LIDS_AND_PKEY: u64 = 1 << 4 | 1 << 5 | 1 << 13;
-/// PathRecord's DGID, SGID, NumbPath; PortInfoRecord's EndportLID.
-const BY_GIDS: u64 = 1 << 2 | 1 << 3 | 1 << 12;
-const BY_ENDPORT_LID: u64 = 1 << 0;
 /// How many questions are under way at a time: so many that those who do not answer hold up nobody.
-pub const WINDOW: usize = 256;
-/// How many of them are to subnet administration, which all nodes ask.
-const SA_WINDOW: usize = 8;
+const WINDOW: usize = 256;
+/// How many services of one unit are asked for: many more than any has, and an end to what one that lies has to tell.
+const SERVICES: usize = 2048;
 /// How many ServiceEntries an answer has.
 const ENTRIES: u8 = 4;
-
-/// How long and how often is asked.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For an answer, in all.
-    pub timeout: Duration,
-    /// How often it is asked again in that time.
-    pub retries: u32,
-}
-
-impl Patience {
-    pub(crate) fn request(self, agent: AgentId, to: Address, mad: Vec<u8>) -> Request {
-        let timeout = self.timeout / (self.retries + 1);
-        Request { agent, to, mad, timeout, retries: self.retries }
-    }
-}
 
 /// What a scan has found, and what it has not.
 #[derive(Debug, Default)]
@@ -66,20 +40,19 @@ pub struct Found {
     pub problems: Vec<String>,
 }
 
-/// An open umad node with the agents that are needed here.
+/// An open umad node: subnet administration, and an agent for device management.
 #[derive(Debug)]
 pub struct Node {
-    /// What is asked through it.
-    pub requests: Requests,
-    /// SubnAdm; notices that were subscribed to come to it.
-    pub sa: AgentId,
+    /// What is asked through it; notices that were subscribed to come to it.
+    pub client: Client,
     dm: AgentId,
+    patience: Patience,
 }
 
 impl AsRawFd for Node {
-    /// Readable when [`Requests::advance`] has something.
+    /// Readable when [`Client::advance`] has something.
     fn as_raw_fd(&self) -> RawFd {
-        self.requests.as_raw_fd()
+        self.client.as_raw_fd()
     }
 }
 
@@ -88,16 +61,31 @@ impl Node {
     ///
     /// # Errors
     /// What the kernel says; `EPERM` or `EINVAL` where another has the notices.
-    pub fn open(port: &LocalPort, window: usize, with_reports: bool) -> Result<Self> {
+    pub fn open(port: &LocalPort, patience: Patience, with_reports: bool) -> Result<Self> {
         let context = || format!("cannot use {}", port.umad.display());
         let umad = Umad::open(&port.umad).with_context(context)?;
-        let agent = |class, version, methods, rmpp| {
-            umad.register(&AgentRequest { class, version, methods, rmpp }).with_context(context)
+        Self::over(umad, port, patience, with_reports).with_context(context)
+    }
+
+    /// The same over something else that carries datagrams.
+    ///
+    /// # Errors
+    /// As for [`Node::open`].
+    pub fn over(
+        mut carrier: impl Carrier + 'static,
+        port: &LocalPort,
+        patience: Patience,
+        with_reports: bool,
+    ) -> io::Result<Self> {
+        let mut agent = |class, version, methods, rmpp| {
+            carrier.register(&AgentRequest { class, version, methods, rmpp })
         };
         let methods: &[u8] = if with_reports { &[method::REPORT] } else { &[] };
-        let (sa, dm) =
-            (agent(class::SUBN_ADM, 2, methods, true)?, agent(class::DEV_MGT, 1, &[], false)?);
-        Ok(Self { requests: Requests::new(umad, window), sa, dm })
+        let sa = agent(class::SUBN_ADM, 2, methods, true)?;
+        let dm = agent(class::DEV_MGT, 1, &[], false)?;
+        let mut client = Client::new(Requests::new(carrier, WINDOW), sa, patience);
+        client.set_manager(port.ready().ok().map(|()| port.sa()));
+        Ok(Self { client, dm, patience })
     }
 }
 
@@ -105,17 +93,12 @@ impl Node {
 #[derive(Debug)]
 pub struct Scan {
     port: LocalPort,
-    patience: Patience,
-    steps: BTreeMap<RequestId, Step>,
+    steps: BTreeMap<Id, Step>,
     /// By the place of the port in the answer, and of the P_Key in the table.
     units: BTreeMap<(usize, u16), Unit>,
     found: Found,
-    /// Subnet administration does not answer.
+    /// Subnet administration does not answer, or nobody can be asked any more.
     failed: Option<anyhow::Error>,
-    /// Questions to it that wait for their turn, how many are under way, and how many there were.
-    to_ask: VecDeque<(Step, Vec<u8>)>,
-    asking: usize,
-    questions: u32,
 }
 
 /// What an answer is to.
@@ -141,21 +124,15 @@ struct Peer {
 
 impl Scan {
     /// Begins.
-    pub fn begin(node: &mut Node, port: LocalPort, patience: Patience, whom: Whom) -> Self {
+    pub fn begin(node: &mut Node, port: LocalPort, whom: Whom) -> Self {
         let mut scan = Self {
             port,
-            patience,
             steps: BTreeMap::new(),
             units: BTreeMap::new(),
             found: Found::default(),
             failed: None,
-            to_ask: VecDeque::new(),
-            asking: 0,
-            questions: 0,
         };
-        let none = [0_u8; 0];
-        let step = Step::Capabilities(whom);
-        scan.ask_sa(node, step, method::GET, attribute::CLASS_PORT_INFO, 0, 0, &none);
+        scan.ask_sa(node, Step::Capabilities(whom), Query::get(&ClassPortInfo::default(), 0));
         scan
     }
 
@@ -164,9 +141,9 @@ impl Scan {
     /// # Errors
     /// See [`Scan::finish`].
     pub fn run(port: LocalPort, patience: Patience) -> Result<Found> {
-        let mut node = Node::open(&port, WINDOW, false)?;
-        let mut scan = Self::begin(&mut node, port, patience, Whom::All);
-        while let Some((id, outcome)) = node.requests.wait()? {
+        let mut node = Node::open(&port, patience, false)?;
+        let mut scan = Self::begin(&mut node, port, Whom::All);
+        while let Some((id, outcome)) = node.client.wait()? {
             scan.take(&mut node, id, outcome);
         }
         scan.finish()
@@ -176,7 +153,7 @@ impl Scan {
     pub fn take(
         &mut self,
         node: &mut Node,
-        id: RequestId,
+        id: Id,
         outcome: Result<Vec<u8>, Failure>,
     ) -> Option<Result<Vec<u8>, Failure>> {
         let Some(step) = self.steps.remove(&id) else { return Some(outcome) };
@@ -187,26 +164,24 @@ impl Scan {
     /// Whether everybody has answered, or will not.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.steps.is_empty() && self.to_ask.is_empty()
+        self.steps.is_empty()
     }
 
     /// Nobody wants to know any more.
     pub fn cancel(&mut self, node: &mut Node) {
-        self.to_ask.clear();
         for id in std::mem::take(&mut self.steps).into_keys() {
-            node.requests.cancel(id);
+            node.client.cancel(id);
         }
     }
 
     /// What was found.
     ///
     /// # Errors
-    /// The subnet administration does not answer. What others do not answer is told in [`Found`].
+    /// The subnet administration does not answer, or the device has gone. What others do not answer is told in [`Found`].
     pub fn finish(mut self) -> Result<Found> {
         if let Some(error) = self.failed {
-            return Err(error.context("the subnet manager has not told who there is"));
+            return Err(error);
         }
-        self.found.questions = self.questions;
         self.found.units = self.units.into_values().collect();
         for unit in &mut self.found.units {
             unit.controllers.sort_by_key(|controller| controller.slot);
@@ -219,35 +194,38 @@ impl Scan {
 
     /// Asks for the ports with device management: all, or that of a LID.
     fn ask_ports(&mut self, node: &mut Node, lid: Option<u16>, can_match: bool) {
-        let (modifier, mask) = if can_match { (MATCH, BY_CAPABILITIES) } else { (0, 0) };
         let wanted = PortInfoRecord {
             endport_lid: lid.unwrap_or(0).into(),
-            capabilities: DEVICE_MANAGEMENT.into(),
+            info: PortInfo { capabilities: dm::IS_SUPPORTED.into(), ..PortInfo::default() },
             ..PortInfoRecord::default()
         };
-        let mask = mask | if lid.is_some() { BY_ENDPORT_LID } else { 0 };
-        let attribute = attribute::PORT_INFO_RECORD;
-        self.ask_sa(node, Step::Ports, method::GET_TABLE, attribute, modifier, mask, &wanted);
+        let of_lid = if lid.is_some() { PortInfoRecord::ENDPORT_LID } else { 0 };
+        let query = if can_match {
+            Query::table(&wanted, of_lid | PortInfoRecord::CAPABILITIES).matching_capabilities()
+        } else {
+            Query::table(&wanted, of_lid)
+        };
+        self.ask_sa(node, Step::Ports, query);
     }
 
     fn go_on(&mut self, node: &mut Node, step: Step, outcome: Result<Vec<u8>, Failure>) {
-        if step.is_for_sa() {
-            self.asking -= 1;
-        }
         let understood = outcome
             .and_then(|answer| self.understand(node, &step, &answer).ok_or(Failure::Garbage));
         match (understood, &step) {
             (Ok(()), _) => {}
+            (Err(Failure::Gone), _) => {
+                self.failed = Some(anyhow!("RDMA device '{}' has gone", self.port.device));
+            }
             // They have no P_Key in common; there is none, or none any more.
             (Err(Failure::Refused(_)), Step::Path { .. } | Step::Lid { .. }) => {}
             // ERR_NO_RECORDS
             (Err(Failure::Refused(status)), Step::Ports) if status.0 >> 8 == 3 => {}
             (Err(failure), Step::Capabilities(_) | Step::Lid { .. } | Step::Ports) => {
-                self.failed = Some(failure.into());
+                let failure = anyhow::Error::from(failure);
+                self.failed = Some(failure.context("the subnet manager has not told who there is"));
             }
             (Err(failure), step) => self.found.problems.push(format!("{step}: {failure}")),
         }
-        self.ask_next(node);
     }
 
     /// Takes what an answer says, and asks what follows from it; None when it does not make sense.
@@ -255,21 +233,11 @@ impl Scan {
         match *step {
             Step::Capabilities(whom) => {
                 let info: ClassPortInfo = record(answer)?;
-                let can_match = info.capabilities.get() & CAPABILITY_MATCH != 0;
+                let can_match = info.capabilities.get() & CAN_MATCH_CAPABILITIES != 0;
                 match whom {
                     Whom::All => self.ask_ports(node, None, can_match),
                     Whom::Lid(lid) => self.ask_ports(node, Some(lid), can_match),
-                    Whom::Gid(gid) => {
-                        let path = PathRecord {
-                            dgid: gid.0.to_be_bytes(),
-                            sgid: self.port.gid.0.to_be_bytes(),
-                            reversible_and_paths: 1,
-                            ..PathRecord::default()
-                        };
-                        let step = Step::Lid { gid, can_match };
-                        let (get, attribute) = (method::GET, attribute::PATH_RECORD);
-                        self.ask_sa(node, step, get, attribute, 0, BY_GIDS, &path);
-                    }
+                    Whom::Gid(gid) => self.ask_lid(node, gid, can_match),
                 }
             }
             Step::Lid { can_match, .. } => {
@@ -280,7 +248,7 @@ impl Scan {
                 // Not all managers look at the mask.
                 let records: Vec<PortInfoRecord> = records(answer);
                 let managed =
-                    records.iter().filter(|r| r.capabilities.get() & DEVICE_MANAGEMENT != 0);
+                    records.iter().filter(|r| r.info.capabilities.get() & dm::IS_SUPPORTED != 0);
                 let mut told = BTreeSet::new();
                 let lids = managed.map(|r| r.endport_lid.get()).filter(|lid| told.insert(*lid));
                 for (place, lid) in lids.enumerate() {
@@ -292,14 +260,14 @@ impl Scan {
                 let sl = path.qos_and_sl.get().to_be_bytes()[1] & 0xf;
                 let at = Address { lid, qpn: 1, sl, pkey_index: index, gid: None };
                 let peer = Peer { place, at, gid: Gid(u128::from_be_bytes(path.dgid)), pkey };
-                self.ask_unit(node, Step::Unit(peer), peer, attribute::IO_UNIT_INFO, 0);
+                self.ask_unit(node, Step::Unit(peer), peer, dm::attribute::IO_UNIT_INFO, 0);
             }
             Step::Unit(of) => {
                 let data = answer.get(64..)?;
                 let info = IoUnitInfo::read_from_prefix(data).ok()?.0;
                 for slot in present(&info) {
                     let step = Step::Profile { of, slot };
-                    let attribute = attribute::IO_CONTROLLER_PROFILE;
+                    let attribute = dm::attribute::IO_CONTROLLER_PROFILE;
                     self.ask_unit(node, step, of, attribute, slot.into());
                 }
                 let (lid, gid, pkey) = (of.at.lid, of.gid, of.pkey);
@@ -308,11 +276,18 @@ impl Scan {
             }
             Step::Profile { of, slot } => {
                 let profile = IoControllerProfile::read_from_prefix(answer.get(64..)?).ok()?.0;
+                let told = self.unit(of)?.controllers.iter();
+                let told: usize = told.map(|c| usize::from(c.profile.services)).sum();
+                if told + usize::from(profile.services) > SERVICES {
+                    let problem = format!("{step}: more than {SERVICES} services are too many");
+                    self.found.problems.push(problem);
+                    return Some(());
+                }
                 for first in (0..profile.services).step_by(ENTRIES.into()) {
                     let last = first.saturating_add(ENTRIES - 1).min(profile.services - 1);
                     let which = u32::from(slot) << 16 | u32::from(last) << 8 | u32::from(first);
                     let step = Step::Services { of, slot, first };
-                    self.ask_unit(node, step, of, attribute::SERVICE_ENTRIES, which);
+                    self.ask_unit(node, step, of, dm::attribute::SERVICE_ENTRIES, which);
                 }
                 let controller = Controller { slot, profile, services: Vec::new() };
                 self.unit(of)?.controllers.push(controller);
@@ -333,6 +308,18 @@ impl Scan {
         Some(())
     }
 
+    /// Asks for the LID of a port.
+    fn ask_lid(&mut self, node: &mut Node, gid: Gid, can_match: bool) {
+        let path = PathRecord {
+            dgid: gid.0.to_be_bytes(),
+            sgid: self.port.gid.0.to_be_bytes(),
+            reversible_and_paths: 1,
+            ..PathRecord::default()
+        };
+        let components = PathRecord::DGID | PathRecord::SGID | PathRecord::PATHS;
+        self.ask_sa(node, Step::Lid { gid, can_match }, Query::get(&path, components));
+    }
+
     fn unit(&mut self, of: Peer) -> Option<&mut Unit> {
         self.units.get_mut(&(of.place, of.at.pkey_index))
     }
@@ -346,9 +333,8 @@ impl Scan {
                 pkey: pkey.1.into(),
                 ..PathRecord::default()
             };
-            let step = Step::Path { place, lid, pkey };
-            let (get, attribute) = (method::GET, attribute::PATH_RECORD);
-            self.ask_sa(node, step, get, attribute, 0, BY_LIDS_AND_PKEY, &path);
+            let components = PathRecord::DLID | PathRecord::SLID | PathRecord::PKEY;
+            self.ask_sa(node, Step::Path { place, lid, pkey }, Query::get(&path, components));
         }
     }
 
@@ -356,65 +342,21 @@ impl Scan {
         let mad = MadHeader {
             attribute: attribute.into(),
             modifier: modifier.into(),
-            ..header(class::DEV_MGT, 1, method::GET)
+            ..MadHeader::request(class::DEV_MGT, 1, method::GET)
         };
-        let mad = DmMad { mad, ..DmMad::default() }.as_bytes().to_vec();
-        let request = self.patience.request(node.dm, of.at, mad);
-        self.steps.insert(node.requests.ask(request), step);
+        let request = Request {
+            agent: node.dm,
+            to: of.at,
+            mad: DmMad { mad, ..DmMad::default() }.as_bytes().to_vec(),
+            timeout: node.patience.timeout / (node.patience.retries + 1),
+            retries: node.patience.retries,
+        };
+        self.steps.insert(node.client.ask_other(request), step);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one datagram")]
-    fn ask_sa<T: IntoBytes + Immutable + ?Sized>(
-        &mut self,
-        node: &mut Node,
-        step: Step,
-        method: u8,
-        attribute: u16,
-        modifier: u32,
-        mask: u64,
-        record: &T,
-    ) {
-        self.to_ask.push_back((step, sa_mad(method, attribute, modifier, mask, record)));
-        self.ask_next(node);
-    }
-
-    fn ask_next(&mut self, node: &mut Node) {
-        while self.asking < SA_WINDOW {
-            let Some((step, mad)) = self.to_ask.pop_front() else { return };
-            let request = self.patience.request(node.sa, self.port.sa(), mad);
-            self.steps.insert(node.requests.ask(request), step);
-            self.asking += 1;
-            self.questions += 1;
-        }
-    }
-}
-
-/// A datagram for subnet administration.
-pub(crate) fn sa_mad<T: IntoBytes + Immutable + ?Sized>(
-    method: u8,
-    attribute: u16,
-    modifier: u32,
-    mask: u64,
-    record: &T,
-) -> Vec<u8> {
-    let mad = MadHeader {
-        attribute: attribute.into(),
-        modifier: modifier.into(),
-        ..header(class::SUBN_ADM, 2, method)
-    };
-    let header = SaHeader { mad, component_mask: mask.into(), ..SaHeader::default() };
-    let mut mad = [header.as_bytes(), record.as_bytes()].concat();
-    mad.resize(rdma_verbs::mad::MAD_SIZE, 0);
-    mad
-}
-
-fn header(class: u8, class_version: u8, method: u8) -> MadHeader {
-    MadHeader { base_version: 1, class, class_version, method, ..MadHeader::default() }
-}
-
-impl Step {
-    fn is_for_sa(&self) -> bool {
-        matches!(self, Self::Capabilities(_) | Self::Lid { .. } | Self::Ports | Self::Path { .. })
+    fn ask_sa(&mut self, node: &mut Node, step: Step, query: Query) {
+        self.found.questions += 1;
+        self.steps.insert(node.client.ask(query), step);
     }
 }
 

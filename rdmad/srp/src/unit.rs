@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use rdma_config::Root;
 use rdma_verbs::Gid;
-use rdma_verbs::mad::{IoControllerProfile, IoUnitInfo, text};
+use rdma_verbs::dm::{IoControllerProfile, IoUnitInfo};
+use rdma_verbs::mad::text;
 
 /// The most that a line for `ib_srp` may have: rdma-core's, which the kernel's is above.
 const LINE: usize = 254;

@@ -4,9 +4,11 @@
 
 use rdma_srp::unit::{Controller, Extras, Service, Unit, present};
 use rdma_verbs::Gid;
-use rdma_verbs::mad::{
-    ClassPortInfo, DmMad, IoControllerProfile, IoUnitInfo, MAD_SIZE, NodeRecord, Notice,
-    PathRecord, PortInfoRecord, SaHeader, ServiceEntry, Status, record, records, text,
+use rdma_verbs::dm::{DmMad, IoControllerProfile, IoUnitInfo, ServiceEntry};
+use rdma_verbs::mad::{ClassPortInfo, MAD_SIZE, Notice, Status, text};
+use rdma_verbs::sa::{
+    McMemberRecord, NodeRecord, PathRecord, PortInfoRecord, SaHeader, ServiceRecord, record,
+    records,
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -27,6 +29,8 @@ fn good() -> [Vec<u8>; 2] {
 fn read(mad: &[u8]) {
     assert!(records::<NodeRecord>(mad).len() <= mad.len() / 8);
     assert!(records::<PortInfoRecord>(mad).len() <= mad.len() / 8);
+    assert!(records::<ServiceRecord>(mad).len() <= mad.len() / 8);
+    let _ = record::<McMemberRecord>(mad);
     let _ = (record::<PathRecord>(mad), record::<ClassPortInfo>(mad));
     let _ = record::<Notice>(mad).and_then(|notice| notice.event());
     if let Some(status) = mad.get(4..6).and_then(|bytes| bytes.first_chunk()) {

@@ -382,6 +382,19 @@ mod tests {
         assert_eq!(node("infiniband_mad", "umad9"), None);
     }
 
+    /// By their place in the table, whatever order and gaps the files have.
+    #[test]
+    fn pkeys_by_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let port = dir.path().join("class/infiniband/mlx5_0/ports/1/pkeys");
+        fs::create_dir_all(&port).unwrap();
+        for (file, text) in [("10", "0x8001"), ("2", "0x7fff"), ("0", "0xffff"), ("1", "0x0000")] {
+            fs::write(port.join(file), format!("{text}\n")).unwrap();
+        }
+        let table = Sysfs::at(dir.path()).pkeys("mlx5_0", PortNum(1)).unwrap();
+        assert_eq!(table, [(0, 0xffff), (2, 0x7fff), (10, 0x8001)]);
+    }
+
     #[test]
     fn ipoib_interface() {
         let address =

@@ -7,8 +7,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::check::run;
 
-/// A program that the lab runs, and the Debian package that has it.
-const NEEDED: [(&str, &str); 10] = [
+/// A program, and the Debian package that has it.
+pub(crate) type Needed = (&'static str, &'static str);
+
+pub(crate) const FOR_GUESTS: [Needed; 10] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/mkfs.erofs", "erofs-utils"),
@@ -21,9 +23,13 @@ const NEEDED: [(&str, &str); 10] = [
     ("/usr/bin/make", "make"),
 ];
 
-/// Installs what is missing when this is root, and else says how to.
-pub(crate) fn install_missing_packages() -> Result<()> {
-    let missing: Vec<&str> = NEEDED
+/// What simulates a fabric, without a guest.
+pub(crate) const FOR_FABRICS: [Needed; 2] =
+    [("/usr/bin/ibsim", "ibsim-utils"), ("/usr/sbin/opensm", "opensm")];
+
+/// Installs what of it is missing when this is root, and else says how to.
+pub(crate) fn install(needed: &[Needed]) -> Result<()> {
+    let missing: Vec<&str> = needed
         .iter()
         .filter(|(program, _)| !std::path::Path::new(program).exists())
         .map(|(_, package)| *package)
@@ -34,7 +40,7 @@ pub(crate) fn install_missing_packages() -> Result<()> {
     let install = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
     let id = Command::new("id").arg("-u").output().context("cannot run id")?;
     if id.stdout != b"0\n" {
-        bail!("the lab needs packages that are not installed: run\n    sudo {install}");
+        bail!("this needs packages that are not installed: run\n    sudo {install}");
     }
     println!("installing {}", missing.join(", "));
     // The lists of a fresh machine may be empty or old.

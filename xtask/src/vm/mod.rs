@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
+pub(crate) use host::{FOR_FABRICS, install};
 pub(crate) use qemu::Guest;
 
 /// Which Debian the guest is.
@@ -102,7 +103,7 @@ fn hcas(text: &str) -> Result<(u8, u8), String> {
 
 /// Makes the guest's image, or finds it made.
 pub(crate) fn image(repo: &Path, suite: Suite) -> Result<PathBuf> {
-    host::install_missing_packages()?;
+    install(&host::FOR_GUESTS)?;
     image::get(repo, suite)
 }
 

@@ -11,9 +11,10 @@ use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short};
 use rdma_config::Root;
 use rdma_srp::port::LocalPort;
-use rdma_srp::scan::{Patience, Scan};
+use rdma_srp::scan::Scan;
 use rdma_srp::unit::Extras;
 use rdma_udev_helper::log;
+use rdma_verbs::sa::Patience;
 
 const USAGE: &str = "\
 ibsrpdm [-c] [-d UMAD] [-v]

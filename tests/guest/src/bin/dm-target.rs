@@ -6,14 +6,14 @@
 //! `hostile`: there are more slots and services than said, names are full of what must not be believed.
 #![forbid(unsafe_code)]
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rdma_verbs::mad::{
-    DmMad, IoControllerProfile, IoUnitInfo, MAD_SIZE, ServiceEntry, attribute, class, method,
-};
-use rdma_verbs::umad::{AgentRequest, Received, Umad};
+use rdma_verbs::dm::{DmMad, IoControllerProfile, IoUnitInfo, ServiceEntry, attribute};
+use rdma_verbs::mad::{MAD_SIZE, class, method};
+use rdma_verbs::umad::{AgentRequest, Carrier as _, Received, Umad, wait_readable};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 /// Of the first controller less one; a service has the number of its controller in it, too.
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
         AgentRequest { class: class::DEV_MGT, version: 1, methods: &methods, rmpp: false };
     umad.register(&request).with_context(|| format!("cannot answer on {node}"))?;
     loop {
-        umad.wait(None)?;
+        wait_readable(umad.as_fd(), None)?;
         while let Some(received) = umad.receive()? {
             let Received::Datagram { agent, from, mad } = received else { continue };
             let Ok((asked, _)) = DmMad::read_from_prefix(&mad) else { continue };

@@ -15,10 +15,11 @@ use rdma_config::Root;
 use rdma_srp::connected::{add_target, is_connected, log_in, why};
 use rdma_srp::port::LocalPort;
 use rdma_srp::rules::Rules;
-use rdma_srp::scan::{Patience, Scan};
+use rdma_srp::scan::Scan;
 use rdma_srp::unit::Extras;
 use rdma_udev_helper::log;
 use rdma_verbs::PortNum;
+use rdma_verbs::sa::Patience;
 
 const USAGE: &str = "\
 srp_daemon [-o] [-c] [-e] [-a] [-n] [-v] [-f FILE] [-l N] [-r N] [-t MS] [-R S] [-T S]

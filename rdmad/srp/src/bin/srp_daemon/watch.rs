@@ -10,17 +10,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rdma_config::Root;
 use rdma_srp::connected::{is_connected, log_in, why};
-use rdma_srp::plan::{Plan, Whom, about, until_again};
+use rdma_srp::plan::{Plan, Whom};
 use rdma_srp::port::LocalPort;
 use rdma_srp::rules::Rules;
-use rdma_srp::scan::{Found, Node, Scan, WINDOW};
-use rdma_srp::subscription::Subscription;
+use rdma_srp::scan::{Found, Node, Scan};
 use rdma_srp::unit::{Extras, Target};
 use rdma_udev_helper::log;
 use rdma_udev_helper::world::{Lock, World};
 use rdma_varlink::{Call, Error, Interface};
-use rdma_verbs::mad::{Event, MadHeader, Notice, attribute, record};
+use rdma_verbs::backoff::{about, until_again};
+use rdma_verbs::dm;
+use rdma_verbs::mad::{Event, MadHeader, Notice, attribute};
 use rdma_verbs::requests::Unasked;
+use rdma_verbs::sa::{Patience, Subscription, record};
 use rdma_verbs::{Change, Watch};
 use serde_json::json;
 use tokio::io::Interest;
@@ -44,8 +46,6 @@ const A_MOMENT: Duration = Duration::from_millis(100);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often in a row a refused login is tried again before long.
 const TRIES: u32 = 6;
-/// PortInfo:CapabilityMask.IsDeviceManagementSupported
-const DEVICE_MANAGEMENT: u32 = 1 << 19;
 
 /// Runs until it is told to end, or the device goes.
 pub(crate) fn run(arguments: Arguments, rules: Rules) -> Result<()> {
@@ -101,7 +101,7 @@ impl Daemon {
         let mut watch = Watch::open().context("cannot listen to the kernel")?;
         let port = arguments.port(&root)?;
         follow(&root, &port, &mut watch);
-        let node = open(&port).await?;
+        let node = open(&port, arguments.patience).await?;
         let (jobs, logins) = login_thread(root.clone())?;
         Ok(Self {
             plan: Plan::new(arguments.period),
@@ -135,7 +135,7 @@ impl Daemon {
         sd_notify::notify(false, &[sd_notify::NotifyState::Ready]).ok();
         loop {
             self.advance();
-            if self.node.get_ref().requests.is_gone() {
+            if self.node.get_mut().client.requests().is_gone() {
                 log::note(format!("RDMA device '{}' has gone", self.port.device));
                 return Ok(());
             }
@@ -171,7 +171,8 @@ impl Daemon {
     /// When there is something to do, whatever happens.
     fn next(&self) -> Option<Instant> {
         let plan = self.plan.next().filter(|_| self.scan.is_none());
-        self.subscription.again().into_iter().chain(plan).min()
+        let client = self.node.get_ref().client.next();
+        self.subscription.again().into_iter().chain(plan).chain(client).min()
     }
 
     /// The port, its subnet manager, its tables: something is different, or may be.
@@ -185,10 +186,11 @@ impl Daemon {
         if let Some((_, mut scan)) = self.scan.take() {
             scan.cancel(self.node.get_mut());
         }
+        let manager = self.port.ready().ok().map(|()| self.port.sa());
+        self.node.get_mut().client.set_manager(manager);
         match self.port.ready() {
             Ok(()) => {
-                let patience = self.arguments.patience;
-                self.subscription.begin(self.node.get_mut(), &self.port, patience);
+                self.subscription.begin(&mut self.node.get_mut().client);
                 self.plan.ask(Whom::All, Instant::now() + about(SOON));
             }
             Err(error) => {
@@ -204,16 +206,14 @@ impl Daemon {
     fn advance(&mut self) {
         let now = Instant::now();
         if self.subscription.again().is_some_and(|again| again <= now) {
-            let patience = self.arguments.patience;
-            self.subscription.begin(self.node.get_mut(), &self.port, patience);
+            self.subscription.begin(&mut self.node.get_mut().client);
         }
         if self.scan.is_none()
             && let Some(whom) = self.plan.take(now)
         {
-            let (port, patience) = (self.port.clone(), self.arguments.patience);
-            self.scan = Some((whom, Scan::begin(self.node.get_mut(), port, patience, whom)));
+            self.scan = Some((whom, Scan::begin(self.node.get_mut(), self.port.clone(), whom)));
         }
-        while let Some((id, outcome)) = self.node.get_mut().requests.advance() {
+        while let Some((id, outcome)) = self.node.get_mut().client.advance(Instant::now()) {
             match self.subscription.take(id, outcome, now) {
                 Ok(said) => said.iter().for_each(log::note),
                 Err(outcome) => {
@@ -223,7 +223,7 @@ impl Daemon {
                 }
             }
         }
-        while let Some(unasked) = self.node.get_mut().requests.take_unasked() {
+        while let Some(unasked) = self.node.get_mut().client.requests().take_unasked() {
             self.reported(unasked, now);
         }
         if self.scan.as_ref().is_some_and(|(_, scan)| scan.is_done())
@@ -235,13 +235,13 @@ impl Daemon {
 
     fn reported(&mut self, unasked: Unasked, now: Instant) {
         let from_manager = unasked.from.lid == self.port.sm_lid;
-        let header = record_header(&unasked.mad);
+        let header = MadHeader::of(&unasked.mad);
         let notice = record::<Notice>(&unasked.mad);
         // Anybody can send one; what it leads to is a question to the subnet manager.
         if !from_manager || header.is_none_or(|h| h.attribute.get() != attribute::NOTICE) {
             return;
         }
-        if let Err(error) = self.node.get_mut().requests.acknowledge(unasked) {
+        if let Err(error) = self.node.get_mut().client.requests().acknowledge(unasked) {
             log::note(format!("cannot acknowledge a report: {error}"));
         }
         // Something has come: maybe what has refused before is another by now.
@@ -252,7 +252,7 @@ impl Daemon {
         }
         match notice.and_then(|notice| notice.event()) {
             Some(Event::InService(gid)) => self.plan.ask(Whom::Gid(gid), now + A_MOMENT),
-            Some(Event::Capabilities { lid, mask }) if mask & DEVICE_MANAGEMENT != 0 => {
+            Some(Event::Capabilities { lid, mask }) if mask & dm::IS_SUPPORTED != 0 => {
                 self.plan.ask(Whom::Lid(lid), now + A_MOMENT);
             }
             _ => {}
@@ -398,11 +398,10 @@ impl Daemon {
         if self.port.ready().is_err() {
             return Ok(());
         }
-        let patience = self.arguments.patience;
-        self.subscription.end(self.node.get_mut(), &self.port, patience);
+        self.subscription.end(&mut self.node.get_mut().client);
         let deadline = Instant::now() + FAREWELL;
-        while !self.subscription.is_done() && !self.node.get_ref().requests.is_gone() {
-            while let Some((id, outcome)) = self.node.get_mut().requests.advance() {
+        while !self.subscription.is_done() && !self.node.get_mut().client.requests().is_gone() {
+            while let Some((id, outcome)) = self.node.get_mut().client.advance(Instant::now()) {
                 self.subscription.take(id, outcome, deadline).ok();
             }
             tokio::select! {
@@ -416,11 +415,11 @@ impl Daemon {
 
 /// Opens the port's node. After a rename the daemon of the old name may have it for a moment yet, and nothing tells when
 /// it has not.
-async fn open(port: &LocalPort) -> Result<Node> {
+async fn open(port: &LocalPort, patience: Patience) -> Result<Node> {
     let mut failures = 0;
     loop {
         failures += 1;
-        match Node::open(port, WINDOW, true) {
+        match Node::open(port, patience, true) {
             Err(_) if failures < 4 => tokio::time::sleep(until_again(failures)).await,
             opened => {
                 return opened.context(
@@ -473,11 +472,6 @@ fn login_thread(
         })
         .context("cannot start a thread")?;
     Ok((jobs, logins))
-}
-
-fn record_header(mad: &[u8]) -> Option<MadHeader> {
-    use zerocopy::FromBytes as _;
-    Some(MadHeader::read_from_prefix(mad).ok()?.0)
 }
 
 async fn until(wake: Option<Instant>) {

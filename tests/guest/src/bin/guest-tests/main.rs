@@ -25,6 +25,7 @@ mod reports;
 mod shipped;
 mod srp;
 mod srp_service;
+mod umad;
 
 use anyhow::Result;
 use bed::{Bed, Boot, LeftOut};
@@ -61,7 +62,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 18] = [
+    let tables: [&[Test]; 19] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -78,6 +79,7 @@ fn main() {
         bus::TESTS,
         srp::TESTS,
         srp_service::TESTS,
+        umad::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];

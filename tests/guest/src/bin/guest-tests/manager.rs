@@ -456,7 +456,7 @@ fn idle(bed: &mut Bed) -> Result<()> {
     }
     let switches = |status: &str| sh(&format!("grep ctxt_switches {status}"));
     let all = || watched.iter().map(|(_, status)| switches(status)).collect::<Result<Vec<_>>>();
-    let seconds = std::env::var("LAB_IDLE").unwrap_or_else(|_| "20".to_owned());
+    let seconds = std::env::var("LAB_IDLE").unwrap_or_else(|_| "10".to_owned());
     // Something may have happened in the guest; who wakes up for nothing does so each time.
     let mut quiet = [false; 3];
     for _ in 0..3 {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use super::bed::{Bed, Boot, node, sh, wait_for};
-use super::hca::{VHCA, device, plug, subnet_manager};
+use super::hca::{VHCA, device, live, plug, subnet_manager};
 use super::rdmactl::status;
 use super::{Test, better, both};
 
@@ -18,6 +18,11 @@ pub(crate) const TESTS: &[Test] = &[
     both("ibsrpdm_finds_many_targets", many),
     better("srp_scan_is_not_held_up_by_the_silent", "S1: it asks one after the other", silent_ones),
     better("srp_targets_that_cannot_be_believed", "S11: names become keys for ib_srp", hostile),
+    better("srp_scan_asks_again_when_datagrams_are_lost", "S1: it never asks again", lost),
+    better("srp_scan_ends_with_its_hca", "36256b81b: it asks on, and says nothing", unplugged),
+    better("ibsrpdm_needs_no_verbs", "S15: it makes a queue pair that it does not use", no_verbs),
+    better("srp_daemon_is_for_infiniband", "9943468d8: it does not say so", ethernet),
+    better("umad_is_loaded_when_it_is_asked_for", "U2: it fails, and goes on failing", unloaded),
     better("ibsrpdm_passes_over_the_silent", "S1: who is silent is not told of", silent),
 ];
 
@@ -42,7 +47,7 @@ pub(crate) const LUN: &str = r#"
         echo 1 >$port/enable
     }
     same() {
-        until [ -b $1 ]; do sleep 0.1; done
+        n=0; until [ -b $1 ]; do n=$((n+1)); [ $n -lt 300 ] || { ls /dev; return 1; }; sleep 0.1; done
         dd if=/run/lab/data of=$1 bs=1M oflag=direct 2>/dev/null
         dd if=$1 bs=1M count=4 iflag=direct 2>/dev/null | cmp - /run/lab/data
     }
@@ -153,7 +158,7 @@ fn login(bed: &mut Bed) -> Result<()> {
 const TARGET: &str = "lab-target.service";
 
 /// Has an HCA answer device management; see dm-target. What was there before goes.
-fn target(bed: &mut Bed, hca: &str, what: &str) -> Result<()> {
+pub(crate) fn target(bed: &mut Bed, hca: &str, what: &str) -> Result<()> {
     let umad = node("infiniband_mad", &device(hca)?)?;
     sh(&format!(
         "systemctl stop {TARGET} 2>/dev/null
@@ -260,6 +265,74 @@ fn hostile(bed: &mut Bed) -> Result<()> {
             sh(&format!("timeout 100 ibsrpdm -d /dev/infiniband/{}", node("infiniband_mad", &a)?))?;
         ensure!(!people.contains('\u{1b}'), "{what}: {people}");
     }
+    Ok(())
+}
+
+/// The first two datagrams that a target is sent are lost.
+fn lost(bed: &mut Bed) -> Result<()> {
+    let a = plug("a", 1, &[])?;
+    plug("b", 1, &[])?;
+    subnet_manager(bed, "a")?;
+    target(bed, "b", "4 4")?;
+    fs::write(format!("{VHCA}/hcas/b/port1/drop"), "2")?;
+    let found = sh(&format!("timeout 100 srp_daemon -o -c -j {a}:1"))?;
+    ensure!(found.lines().count() == 16, "of 16 targets it has found {found}");
+    Ok(())
+}
+
+/// Its HCA is pulled while it asks a target that takes its time.
+fn unplugged(bed: &mut Bed) -> Result<()> {
+    let a = plug("a", 1, &[])?;
+    plug("b", 1, &[])?;
+    subnet_manager(bed, "b")?;
+    target(bed, "b", "60 4 0 late")?;
+    sh(&format!(
+        "rm -f /run/lab/said; (timeout 100 srp_daemon -o -c -j {a}:1 >/run/lab/said 2>&1
+         echo status $? >>/run/lab/said) >/dev/null 2>&1 &
+         sleep 1"
+    ))?;
+    ensure!(sh("cat /run/lab/said")?.is_empty(), "it had ended: {}", sh("cat /run/lab/said")?);
+    live("a", false)?;
+    wait_for("it ends", || Ok(sh("cat /run/lab/said")?.contains("status")))?;
+    let said = sh("cat /run/lab/said")?;
+    ensure!(
+        said.contains("status 1") && said.contains(&format!("RDMA device '{a}' has gone")),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// It may use its umad node, and nothing else.
+fn no_verbs(bed: &mut Bed) -> Result<()> {
+    let a = plug("a", 1, &[])?;
+    plug("b", 1, &[])?;
+    subnet_manager(bed, "a")?;
+    target(bed, "b", "1 1")?;
+    let umad = format!("/dev/infiniband/{}", node("infiniband_mad", &a)?);
+    let found = sh(&format!(
+        "systemd-run -q --pipe --wait -p DevicePolicy=closed -p 'DeviceAllow={umad} rw' /usr/sbin/ibsrpdm -c -d {umad}"
+    ))?;
+    ensure!(found.lines().count() == 1, "{found}");
+    Ok(())
+}
+
+fn ethernet(bed: &mut Bed) -> Result<()> {
+    super::bed::plug("rxe", "rxe0", &bed.nics[0])?;
+    let (code, text) = status("srp_daemon -o -c -j rxe0:1")?;
+    ensure!(
+        code == 1 && text.contains("port 1 of RDMA device 'rxe0' is not InfiniBand"),
+        "{code}: {text}"
+    );
+    Ok(())
+}
+
+/// The kernel loads ib_umad when it is asked for a node.
+fn unloaded(_: &mut Bed) -> Result<()> {
+    let a = plug("a", 1, &[])?;
+    sh("udevadm settle; modprobe -r ib_umad")?;
+    let (code, text) = status(&format!("srp_daemon -o -c -j {a}:1"))?;
+    ensure!(code == 1 && text.contains("has no subnet manager yet"), "{code}: {text}");
+    sh("lsmod | grep ^ib_umad")?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use super::bed::{Bed, Boot, sh, unit_state, wait_active, wait_for, wait_inactive};
 use super::hca::{VHCA, guid, live, plug, subnet_manager};
 use super::rdmactl::{json, status};
-use super::srp::LUN;
+use super::srp::{LUN, target};
 use super::{Test, better};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -19,6 +19,8 @@ pub(crate) const TESTS: &[Test] = &[
         come_and_go,
     ),
     better("srp_daemon_outlives_subnet_managers", "it says nothing of what it does", managers),
+    better("srp_daemon_is_pulled_while_it_asks", "36256b81b: it asks on", pulled),
+    better("srp_daemon_sleeps_when_nothing_happens", "S4: it wakes up all the time", idle),
     better("srp_daemon_follows_a_name_with_a_dash", "%I is '/' where the name has '-'", dash),
 ];
 
@@ -160,8 +162,9 @@ fn managers(bed: &mut Bed) -> Result<()> {
     // Without a subnet manager, and beside traps from who is none, it does not spin.
     stop()?;
     let before = cpu(&unit)?;
-    sh("sleep 5")?;
-    println!("CPU time in 5 s without a subnet manager: {} ms", cpu(&unit)? - before);
+    let seconds = std::env::var("LAB_IDLE").unwrap_or_else(|_| "5".to_owned());
+    sh(&format!("sleep {seconds}"))?;
+    println!("CPU time in {seconds} s without a subnet manager: {} ms", cpu(&unit)? - before);
     subnet_manager(bed, "b")?;
     subscribed("it was away for long")?;
     // A target that comes now is told of.
@@ -183,6 +186,83 @@ fn managers(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
+/// How many targets port 1 of a device has found.
+fn found(device: &str) -> Result<usize> {
+    let ports = json("rdmactl srp --json")?;
+    let port = ports.iter().find(|port| port["device"] == device);
+    Ok(port.and_then(|port| port["targets"].as_array()).map_or(0, Vec::len))
+}
+
+/// Its HCA goes while targets are asked, and comes back: nothing fails, and all of them are found.
+fn pulled(bed: &mut Bed) -> Result<()> {
+    provokes(bed);
+    let a = plug("a", 1, &[])?;
+    plug("b", 1, &[])?;
+    subnet_manager(bed, "b")?;
+    // Seven answers, 200 ms each, to each of the two daemons.
+    target(bed, "b", "3 1 0 late")?;
+    sh(&format!("modprobe ib_srp; systemctl start {LEADER}"))?;
+    let unit = unit(&a)?;
+    wait_active(&unit)?;
+    sh("sleep 1")?;
+    ensure!(found(&a)? == 0, "it was done already");
+    live("a", false)?;
+    wait_inactive(&unit)?;
+    ensure!(bed.journal(&format!("-u '{unit}'"))?.contains("has gone"), "it does not say why");
+    live("a", true)?;
+    let a = super::hca::device("a")?;
+    wait_for("all targets are found", || Ok(found(&a)? == 3))?;
+    sh(&format!("systemctl stop {LEADER}; rmmod ib_srp; true"))?;
+    Ok(())
+}
+
+/// 16 targets are found, and then nothing happens; Debian's beside it.
+fn idle(bed: &mut Bed) -> Result<()> {
+    provokes(bed);
+    // Debian's, when it ends.
+    for part in ["Got SIGTERM", "egistering traps"] {
+        bed.provokes(part);
+    }
+    let a = plug("a", 1, &[])?;
+    plug("b", 1, &[])?;
+    subnet_manager(bed, "b")?;
+    target(bed, "b", "4 4")?;
+    for (unit, program) in [("lab-ours", "/usr/sbin"), ("lab-theirs", "/usr/lib/lab/peers")] {
+        bed.stop_later(if unit == "lab-ours" { "lab-ours" } else { "lab-theirs" });
+        sh(&format!("systemd-run -q --collect --unit={unit} {program}/srp_daemon -c -j {a}:1"))?;
+        // Theirs keeps its lines in a buffer.
+        if unit == "lab-ours" {
+            wait_for("it has found all", || {
+                let lines = sh("journalctl -q -o cat -b _SYSTEMD_UNIT=lab-ours.service")?;
+                Ok(lines.matches("id_ext=").count() == 16)
+            })?;
+        }
+        sh("sleep 4")?;
+        let status = format!("/proc/$(systemctl show -P MainPID {unit})/task/*/status");
+        let switches = || sh(&format!("grep -h ctxt_switches {status}"));
+        let count = |text: &str| -> u64 {
+            text.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum()
+        };
+        let mut woke = u64::MAX;
+        for _ in 0..3 {
+            let before = count(&switches()?);
+            sh("sleep 10")?;
+            woke = woke.min(count(&switches()?) - before);
+            if woke == 0 || unit == "lab-theirs" {
+                break;
+            }
+        }
+        let rss = sh(&format!("awk '/^VmRSS:/ {{ print $2; exit }}' {status}"))?;
+        println!("{program}/srp_daemon with 16 targets: RSS {rss} KiB, {woke} wakeups in 10 s");
+        ensure!(woke == 0 || unit == "lab-theirs", "it wakes up for nothing");
+        sh(&format!("systemctl stop {unit}"))?;
+    }
+    Ok(())
+}
+
+/// Longer than the 16 bytes that rdma-core has room for.
+const NAME: &str = "lab-of-some-length-more";
+
 fn dash(bed: &mut Bed) -> Result<()> {
     provokes(bed);
     let a = plug("a", 1, &[])?;
@@ -192,14 +272,16 @@ fn dash(bed: &mut Bed) -> Result<()> {
     bed.provokes("ib_core: Method 6 already in use");
     let before = unit(&a)?;
     wait_active(&before)?;
-    sh(&format!("rdma dev set {a} name lab-a; udevadm settle"))?;
-    ensure!(unit("lab-a")? == "srp_daemon_port@lab\\x2da:1.service", "{}", unit("lab-a")?);
-    wait_active(&unit("lab-a")?)?;
+    sh(&format!("rdma dev set {a} name {NAME}; udevadm settle"))?;
+    ensure!(unit(NAME)?.starts_with("srp_daemon_port@lab\\x2dof"), "{}", unit(NAME)?);
+    wait_active(&unit(NAME)?)?;
     wait_inactive(&before)?;
-    wait_for("it asks under the new name", || Ok(sh("rdmactl srp")?.contains("lab-a:1")))?;
+    wait_for("it asks under the new name", || {
+        Ok(sh("rdmactl srp")?.contains("lab-of-some-length-more:1"))
+    })?;
     // One port is left out, as masked by a person.
     live("a", false)?;
-    wait_inactive(&unit("lab-a")?)?;
+    wait_inactive(&unit(NAME)?)?;
     sh(&format!("systemctl stop {LEADER}; rmmod ib_srp; true"))?;
     Ok(())
 }
