@@ -22,7 +22,11 @@ pub(crate) const TESTS: &[Test] = &[
     better("srp_scan_ends_with_its_hca", "36256b81b: it asks on, and says nothing", unplugged),
     better("ibsrpdm_needs_no_verbs", "S15: it makes a queue pair that it does not use", no_verbs),
     better("srp_daemon_is_for_infiniband", "9943468d8: it does not say so", ethernet),
-    better("umad_is_loaded_when_it_is_asked_for", "U2: it fails, and goes on failing", unloaded),
+    better(
+        "umad_is_loaded_when_it_is_asked_for",
+        "its ibacm keeps ib_umad from the start",
+        unloaded,
+    ),
     better("ibsrpdm_passes_over_the_silent", "S1: who is silent is not told of", silent),
 ];
 
