@@ -228,9 +228,6 @@ fn an_empty_table() {
 fn a_busy_manager() {
     let (found, _) = scan(Fabric { lids: vec![7], busy: 3, ..GOOD }, port([0xffff]));
     assert_eq!(lids(&found.unwrap()), [(7, 0xffff)]);
-    let (found, asked) = scan(Fabric { lids: vec![7], busy: 4, ..GOOD }, port([0xffff]));
-    assert!(format!("{:#}", found.unwrap_err()).contains("has not told who there is: busy"));
-    assert_eq!(asked.len(), 4);
 }
 
 /// 0a71b1c96, d90eac29d of rdma-core: LIDs that nobody can have.

@@ -28,8 +28,9 @@ pub const CAN_MATCH_CAPABILITIES: u16 = 1 << 13;
 
 /// How many questions are under way at a time: all nodes of a fabric ask the same one.
 const WINDOW: usize = 8;
-/// How long one that is busy is left alone, the first time.
+/// How long one that is busy is left alone, the first time and at most.
 const BUSY: Duration = Duration::from_millis(100);
+const MOST_BUSY: Duration = Duration::from_secs(2);
 
 /// How long and how often somebody is asked.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +85,8 @@ struct Question {
     id: QueryId,
     query: Query,
     tries: u32,
+    /// Since when it is answered that it is busy, and how often.
+    busy: Option<(Instant, u32)>,
 }
 
 impl AsRawFd for Client {
@@ -124,10 +127,10 @@ impl Client {
         self.manager = manager;
         for (request, question) in std::mem::take(&mut self.under_way) {
             self.requests.cancel(request);
-            self.waiting.push_front(Question { tries: 0, ..question });
+            self.waiting.push_front(Question { tries: 0, busy: None, ..question });
         }
         let resting = self.resting.drain(..).map(|(_, question)| question);
-        self.waiting.extend(resting.map(|question| Question { tries: 0, ..question }));
+        self.waiting.extend(resting.map(|question| Question { tries: 0, busy: None, ..question }));
         self.ask_next();
     }
 
@@ -135,7 +138,7 @@ impl Client {
     pub fn ask(&mut self, query: Query) -> Id {
         self.last += 1;
         let id = QueryId(self.last);
-        self.waiting.push_back(Question { id, query, tries: 0 });
+        self.waiting.push_back(Question { id, query, tries: 0, busy: None });
         self.ask_next();
         Id::Query(id)
     }
@@ -217,12 +220,15 @@ impl Client {
                 question.tries += 1;
                 return self.waiting.push_front(question);
             }
-            Err(Failure::Refused(status))
-                if status.is_busy() && question.tries < self.patience.retries =>
-            {
-                let rest = about(BUSY * 2_u32.saturating_pow(question.tries.min(8)));
-                question.tries += 1;
-                return self.resting.push((now + rest, question));
+            // As it is until a new manager has seen the whole fabric.
+            Err(Failure::Refused(status)) if status.is_busy() => {
+                let (since, times) = question.busy.unwrap_or((now, 0));
+                let again = now + about((BUSY * 2_u32.saturating_pow(times.min(8))).min(MOST_BUSY));
+                if again <= since + self.patience.timeout {
+                    question.busy = Some((since, times + 1));
+                    return self.resting.push((again, question));
+                }
+                Err(Failure::Refused(status))
             }
             Ok(mad) if !MadHeader::of(&mad).is_some_and(|h| question.query.is_answered_by(&h)) => {
                 Err(Failure::Garbage)
@@ -297,23 +303,25 @@ mod tests {
     fn one_that_is_busy_is_left_alone_for_a_while() {
         let (mut client, kernel) = client();
         let id = client.ask(path());
-        let mut now = Instant::now();
-        for round in 0..3 {
+        let (begin, mut now) = (Instant::now(), Instant::now());
+        let mut waits = Vec::new();
+        let (ended, outcome) = loop {
             assert!(client.advance(now).is_none());
             let packets = sent(&kernel);
-            assert_eq!(packets.len(), 1, "round {round}");
+            assert_eq!(packets.len(), 1);
             answer(&kernel, &packets[0], 0, 1);
-            if round < 2 {
-                assert!(client.advance(now).is_none());
-                let again = client.next().unwrap();
-                assert!(again >= now + BUSY * 3 / 4 && again <= now + BUSY * 5 / 2);
-                assert!(sent(&kernel).is_empty());
-                now = again;
+            if let Some(ended) = client.advance(now) {
+                break ended;
             }
-        }
-        let (ended, outcome) = client.advance(now).unwrap();
+            assert!(sent(&kernel).is_empty());
+            let again = client.next().unwrap();
+            waits.push(again - now);
+            now = again;
+        };
         assert_eq!(ended, id);
         assert!(matches!(outcome, Err(Failure::Refused(status)) if status.is_busy()));
+        assert!(now <= begin + PATIENCE.timeout + BUSY && waits.len() >= 2, "{waits:?}");
+        assert!(waits[0] >= BUSY * 3 / 4 && waits[1] >= waits[0], "{waits:?}");
         assert_eq!(client.next(), None);
     }
 
