@@ -81,7 +81,7 @@ impl AsFd for AsyncEvents {
 }
 
 /// What a driver must be told before it makes a context, by its word in [`crate::driver_name`].
-fn driver_request(driver: Option<&str>) -> Vec<u8> {
+pub(crate) fn driver_request(driver: Option<&str>) -> Vec<u8> {
     match driver {
         // struct mlx5_ib_alloc_ucontext_req: as few doorbells as there may be, none of them for low latency.
         Some("mlx5") => [2_u32, 0].iter().flat_map(|word| word.to_ne_bytes()).collect(),

@@ -12,7 +12,14 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 4] = ["agent", "bench-boot", "dm-target", "guest-tests"];
+const LAB: [&str; 6] = [
+    "agent",
+    "bench-boot",
+    "dm-target",
+    "guest-tests",
+    "examples/rdma-devinfo",
+    "examples/rdma-pingpong",
+];
 
 const AGENT_UNIT: &str = "[Unit]
 Description=Lab agent
@@ -29,7 +36,7 @@ fn build_programs(repo: &Path) -> Result<PathBuf> {
     let target = repo.join("target/guest");
     run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--quiet", "--target", "x86_64-unknown-linux-gnu"])
-        .args(["--workspace", "--exclude", "xtask"])
+        .args(["--workspace", "--exclude", "xtask", "--bins", "--examples"])
         .arg("--target-dir")
         .arg(&target)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
@@ -51,7 +58,8 @@ pub(crate) fn make(repo: &Path, image: &Path, boot: Boot) -> Result<PathBuf> {
     fs::create_dir_all(&lab)?;
     fs::create_dir_all(units.join("multi-user.target.wants"))?;
     for program in LAB {
-        fs::copy(bin.join(program), lab.join(program))
+        let name = program.rsplit('/').next().unwrap_or(program);
+        fs::copy(bin.join(program), lab.join(name))
             .with_context(|| format!("cannot copy the program '{program}'"))?;
     }
     fs::copy(repo.join("tests/guest/fabric.sh"), lab.join("fabric"))?;

@@ -26,6 +26,7 @@ mod shipped;
 mod srp;
 mod srp_service;
 mod umad;
+mod verbs;
 
 use anyhow::Result;
 use bed::{Bed, Boot, LeftOut};
@@ -62,7 +63,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 19] = [
+    let tables: [&[Test]; 20] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -80,6 +81,7 @@ fn main() {
         srp::TESTS,
         srp_service::TESTS,
         umad::TESTS,
+        verbs::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Commands of write(2) (`enum ib_uverbs_write_cmds`), as the ioctl takes them too.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::call::{Call, DRIVER_OUT};
+use super::{Error, Open, device};
+
+pub(super) const ALLOC_PD: u32 = 3;
+pub(super) const DEALLOC_PD: u32 = 4;
+pub(super) const REG_MR: u32 = 9;
+pub(super) const DEREG_MR: u32 = 13;
+pub(super) const CREATE_COMP_CHANNEL: u32 = 17;
+pub(super) const CREATE_CQ: u32 = 18;
+pub(super) const DESTROY_CQ: u32 = 20;
+pub(super) const REQ_NOTIFY_CQ: u32 = 23;
+pub(super) const CREATE_QP: u32 = 24;
+pub(super) const MODIFY_QP: u32 = 26;
+pub(super) const DESTROY_QP: u32 = 27;
+pub(super) const POLL_CQ: u32 = 21;
+pub(super) const POST_SEND: u32 = 28;
+pub(super) const POST_RECV: u32 = 29;
+/// The bit of the extended ones.
+const EXTENDED: u32 = 0x8000_0000;
+pub(super) const EX_QUERY_DEVICE: u32 = EXTENDED | 1;
+
+/// `struct ib_uverbs_post_send`, before the requests; here without any, as those are in the ring.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+pub(super) struct Post {
+    pub(super) response: u64,
+    pub(super) handle: u32,
+    pub(super) requests: u32,
+    pub(super) elements: u32,
+    pub(super) element_size: u32,
+}
+
+impl Open {
+    /// Gives a command. Of a request that begins with the address of its answer the ioctl does not read that.
+    pub(super) fn command(
+        &self,
+        what: &'static str,
+        number: u32,
+        request: &[u8],
+        response: &mut [u8],
+        from_driver: &mut [u8],
+    ) -> Result<(), Error> {
+        let mut call = Call::new(self.driver, device::OBJECT, device::INVOKE_WRITE)
+            .input(0, request)
+            .constant(2, number.into());
+        if !response.is_empty() {
+            call = call.output(1, response);
+        }
+        if !from_driver.is_empty() {
+            call = call.output(DRIVER_OUT, from_driver);
+        }
+        call.make(self.fd()).map_err(|error| Error::of(what, error))
+    }
+
+    /// Has the next completion of a queue be told of by an event.
+    pub(super) fn arm(&self, handle: u32, solicited_only: bool) -> Result<(), Error> {
+        let request = [handle, u32::from(solicited_only)];
+        self.command("ask for an event", REQ_NOTIFY_CQ, request.as_bytes(), &mut [], &mut [])
+    }
+
+    /// Gives back what was made; after the device has gone there is nothing left of it.
+    pub(super) fn destroy(
+        &self,
+        what: &'static str,
+        number: u32,
+        handle: u32,
+    ) -> Result<(), Error> {
+        let request: &[u32] = match number {
+            // An address for the answer before the handle, and a word after it.
+            DESTROY_CQ | DESTROY_QP => &[0, 0, handle, 0],
+            _ => &[handle],
+        };
+        let mut answer = [0_u8; 8];
+        let length = match number {
+            DESTROY_CQ => 8,
+            DESTROY_QP => 4,
+            _ => 0,
+        };
+        let answer = answer.get_mut(..length).unwrap_or_default();
+        match self.command(what, number, request.as_bytes(), answer, &mut []) {
+            Err(Error::Gone(_)) => Ok(()),
+            outcome => outcome,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can go wrong with verbs.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel says so.
+    #[error("cannot {what}: {source}")]
+    Kernel {
+        /// What was to be done.
+        what: &'static str,
+        /// What it says.
+        source: io::Error,
+    },
+    /// The device has gone, and everything that was made of it.
+    #[error("cannot {0}: the device has gone")]
+    Gone(&'static str),
+    /// Nothing here knows how this driver's queues are laid out.
+    #[error("there is no user-space provider for {0}")]
+    NoProvider(String),
+    /// The queue is full; what stands before in the list was posted.
+    #[error("the queue has room for {0} more only")]
+    Full(usize),
+    /// A request is longer than the queue's elements: scatter/gather elements, or bytes that stand in the request.
+    #[error("a request of {0} is longer than the {1} that this queue takes")]
+    TooLong(usize, usize),
+    /// What the kernel has mapped does not look like a queue.
+    #[error("the queue that the kernel has made makes no sense")]
+    Garbage,
+}
+
+impl Error {
+    pub(crate) fn of(what: &'static str, source: io::Error) -> Self {
+        let gone = [Errno::IO, Errno::NODEV].map(Errno::raw_os_error);
+        match source.raw_os_error() {
+            Some(errno) if gone.contains(&errno) => Self::Gone(what),
+            _ => Self::Kernel { what, source },
+        }
+    }
+}

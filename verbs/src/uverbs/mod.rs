@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `/dev/infiniband/uverbsN`: what user space does with a device itself. Of the kernel's two ways in only the ioctl is used:
+//! write(2) is refused to processes that were forked, or have other rights than who has opened the file.
+
+mod attributes;
+mod call;
+mod command;
+mod error;
+mod memory;
+mod objects;
+mod plain;
+mod provider;
+mod qp;
+mod rxe;
+mod work;
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use zerocopy::{FromZeros as _, IntoBytes as _};
+
+pub use attributes::{DeviceAttributes, GidEntry, PortAttributes};
+pub use error::Error;
+pub use objects::{Access, CompletionChannel, CompletionQueue, MemoryRegion, ProtectionDomain};
+pub use qp::{
+    CanPostReceive, Capacity, Global, Init, Path, Peer, QueuePair, ReadyToReceive, ReadyToSend,
+    Reset, Sending,
+};
+pub use work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, WorkStatus};
+
+use crate::async_events::driver_request;
+use crate::{PortNum, driver_name};
+use call::{Call, DRIVER_IN, DRIVER_OUT};
+
+/// `UVERBS_OBJECT_DEVICE` and its methods.
+mod device {
+    pub(super) const OBJECT: u16 = 0;
+    pub(super) const INVOKE_WRITE: u16 = 0;
+    pub(super) const QUERY_PORT: u16 = 2;
+    pub(super) const GET_CONTEXT: u16 = 3;
+    pub(super) const QUERY_GID_TABLE: u16 = 5;
+}
+
+/// Room for what a driver has to say; the longest has less than half of this.
+const DRIVER_ROOM: usize = 512;
+
+/// An open device. What it is asked after its driver has gone is an error `EIO`.
+///
+/// A device whose driver cannot take it back (rxe, siw) stays until this is dropped.
+#[derive(Debug)]
+pub struct Context {
+    open: Arc<Open>,
+    completion_vectors: u32,
+}
+
+/// The file, which everything that is made of the device keeps open.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    driver: u32,
+}
+
+impl Open {
+    fn call<'a>(&self, method: u16) -> Call<'a> {
+        Call::new(self.driver, device::OBJECT, method)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Context {
+    /// Opens a node (`/dev/infiniband/uverbs0`) of the driver with this number: see
+    /// [`crate::netlink::Chardev::driver`], 0 where the kernel does not tell it.
+    ///
+    /// # Errors
+    /// What open(2) says; what the driver says to a context that is made like this.
+    pub fn open(node: &FilePath, driver: u32) -> Result<Self, Error> {
+        let what = "open the device";
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(node, flags, Mode::empty());
+        let file = File::from(file.map_err(|errno| Error::of(what, errno.into()))?);
+        let for_driver = driver_request(driver_name(driver));
+        let (mut vectors, mut support) = (0_u32, 0_u64);
+        let mut from_driver = [0; DRIVER_ROOM];
+        let mut call = Call::new(driver, device::OBJECT, device::GET_CONTEXT)
+            .output(0, vectors.as_mut_bytes())
+            .output(1, support.as_mut_bytes())
+            .optional_output(DRIVER_OUT, &mut from_driver);
+        if !for_driver.is_empty() {
+            call = call.input(DRIVER_IN, &for_driver);
+        }
+        call.make(file.as_fd()).map_err(|error| Error::of(what, error))?;
+        Ok(Self { open: Arc::new(Open { file, driver }), completion_vectors: vectors })
+    }
+
+    /// How many interrupts completion queues can be spread over.
+    #[must_use]
+    pub fn completion_vectors(&self) -> u32 {
+        self.completion_vectors
+    }
+
+    /// What the device can do.
+    ///
+    /// # Errors
+    /// See [`Context`].
+    pub fn device(&self) -> Result<DeviceAttributes, Error> {
+        let mut attributes = DeviceAttributes::default();
+        let (what, number) = ("ask what the device can do", command::EX_QUERY_DEVICE);
+        self.open.command(what, number, &[0; 8], attributes.as_mut_bytes(), &mut [])?;
+        Ok(attributes)
+    }
+
+    /// How one of its ports is.
+    ///
+    /// # Errors
+    /// See [`Context`]; `EINVAL` for a port that it does not have.
+    pub fn port(&self, port: PortNum) -> Result<PortAttributes, Error> {
+        let mut attributes = PortAttributes::default();
+        (self.open.call(device::QUERY_PORT))
+            .constant(0, port.0.into())
+            .output(1, attributes.as_mut_bytes())
+            .make(self.open.fd())
+            .map_err(|error| Error::of("ask how a port is", error))?;
+        Ok(attributes)
+    }
+
+    /// The entries of the GID tables of all ports, which have at most `most` together.
+    ///
+    /// # Errors
+    /// See [`Context`]; `EINVAL` where there are more.
+    pub fn gids(&self, most: usize) -> Result<Vec<GidEntry>, Error> {
+        let mut entries = vec![GidEntry::new_zeroed(); most];
+        let (size, mut count) = (size_of::<GidEntry>() as u64, 0_u64);
+        (self.open.call(device::QUERY_GID_TABLE))
+            .constant(0, size)
+            .constant(1, 0)
+            .output(2, entries.as_mut_bytes())
+            .output(3, count.as_mut_bytes())
+            .make(self.open.fd())
+            .map_err(|error| Error::of("read the GID table", error))?;
+        entries.truncate(usize::try_from(count).unwrap_or(most));
+        Ok(entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_device() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for driver in [0, 1, 14] {
+            let error = Context::open(file.path(), driver).unwrap_err();
+            assert!(error.to_string().starts_with("cannot open the device: Inappropriate ioctl"));
+        }
+        let error = Context::open(FilePath::new("/nonexistent"), 0).unwrap_err();
+        assert!(error.to_string().contains("No such file"), "{error}");
+    }
+
+    #[test]
+    fn without_a_provider() {
+        let file = File::open("/dev/null").unwrap();
+        let context = Context { open: Arc::new(Open { file, driver: 1 }), completion_vectors: 1 };
+        let error = context.completion_queue(1, None).unwrap_err();
+        assert_eq!(error.to_string(), "there is no user-space provider for mlx5");
+    }
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is made of a device: each keeps alive what it was made of, and is given back to the kernel when it is dropped.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
+
+use super::memory::Pages;
+use super::plain::CompletionCalls;
+use super::provider::{Completions, Provider};
+use super::rxe::{self, CompletionRing};
+use super::work::{Completion, Sge};
+use super::{Context, Error, Open, command};
+
+/// An object of the kernel's, by its number.
+#[derive(Debug)]
+pub(super) struct Handle {
+    pub(super) open: Arc<Open>,
+    pub(super) number: u32,
+    what: &'static str,
+    destroy: u32,
+}
+
+impl Handle {
+    pub(super) fn new(open: &Arc<Open>, number: u32, what: &'static str, destroy: u32) -> Self {
+        Self { open: Arc::clone(open), number, what, destroy }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Those made of it are gone by now, and closing the device ends the rest.
+        self.open.destroy(self.what, self.destroy, self.number).ok();
+    }
+}
+
+/// A protection domain: what queue pairs and memory regions have in common that may meet.
+#[derive(Clone, Debug)]
+pub struct ProtectionDomain(pub(super) Arc<Handle>);
+
+/// What others may do with a memory region (`IB_ACCESS_*`); reading it here is always allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access(pub u32);
+
+impl Access {
+    /// Received data may be written to it.
+    pub const LOCAL_WRITE: Self = Self(1);
+    /// The other side may write to it.
+    pub const REMOTE_WRITE: Self = Self(2);
+    /// The other side may read it.
+    pub const REMOTE_READ: Self = Self(4);
+}
+
+impl std::ops::BitOr for Access {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Memory of its own that a device may use. As the device can write to it at any time, it is read and written by copying.
+#[derive(Debug)]
+pub struct MemoryRegion {
+    // Given back before its pages are.
+    _handle: Handle,
+    pages: Pages,
+    lkey: u32,
+    rkey: u32,
+    _domain: ProtectionDomain,
+}
+
+impl MemoryRegion {
+    /// How many bytes it has.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Where it begins, as the other side has to say it.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.pages.address()
+    }
+
+    /// What the other side needs to use it.
+    #[must_use]
+    pub fn rkey(&self) -> u32 {
+        self.rkey
+    }
+
+    /// Copies from it.
+    ///
+    /// # Panics
+    /// Where it does not have so many bytes.
+    pub fn read(&self, offset: usize, room: &mut [u8]) {
+        self.pages.read(offset, room);
+    }
+
+    /// Copies to it.
+    ///
+    /// # Panics
+    /// Where it does not have so many bytes.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        self.pages.write(offset, bytes);
+    }
+
+    /// Some of it, for a work request.
+    ///
+    /// # Panics
+    /// Where it does not have so many bytes.
+    #[must_use]
+    pub fn sge(&self, offset: usize, length: u32) -> Sge {
+        let end = u64::try_from(offset).ok().and_then(|offset| offset.checked_add(length.into()));
+        assert!(end.is_some_and(|end| end <= self.len() as u64), "beyond the end of the region");
+        Sge { address: self.address() + offset as u64, length, lkey: self.lkey }
+    }
+}
+
+/// Where events of completion queues come from. Readable when there is one.
+#[derive(Clone, Debug)]
+pub struct CompletionChannel(Arc<File>);
+
+impl AsFd for CompletionChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl CompletionChannel {
+    /// Takes an event: the number that its completion queue was made with. None when there is none at the moment.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::Gone`] when nothing more will come.
+    pub fn take(&self) -> Result<Option<u64>, Error> {
+        let mut number = [0; 8];
+        loop {
+            return match (&*self.0).read(&mut number) {
+                Ok(_) => Ok(Some(u64::from_ne_bytes(number))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(Error::of("take a completion event", error)),
+            };
+        }
+    }
+}
+
+/// A completion queue.
+#[derive(Debug)]
+pub struct CompletionQueue {
+    completions: Box<dyn Completions>,
+    pub(super) handle: Arc<Handle>,
+    entries: u32,
+    _channel: Option<CompletionChannel>,
+}
+
+impl CompletionQueue {
+    /// How many completions it has room for.
+    #[must_use]
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// Takes the completions that are there, as many as there is room for: how many. No system call with mapped queues.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
+        self.completions.poll(room)
+    }
+
+    /// Has the next completion be told of by an event, once; with `solicited_only` the next that its sender has asked for.
+    /// What was there before is not told of: poll after this.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn arm(&mut self, solicited_only: bool) -> Result<(), Error> {
+        self.completions.arm(solicited_only)
+    }
+}
+
+/// `struct ib_uverbs_reg_mr`
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct RegisterMemory {
+    response: u64,
+    start: u64,
+    length: u64,
+    address: u64,
+    domain: u32,
+    access: u32,
+}
+
+/// `struct ib_uverbs_create_cq`
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct CreateCompletionQueue {
+    response: u64,
+    user_handle: u64,
+    entries: u32,
+    vector: u32,
+    channel: i32,
+    reserved: u32,
+}
+
+impl Context {
+    /// Makes a protection domain.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn protection_domain(&self) -> Result<ProtectionDomain, Error> {
+        let (request, mut handle) = (0_u64, 0_u32);
+        let (bytes, room) = (request.as_bytes(), handle.as_mut_bytes());
+        let what = "make a protection domain";
+        self.open.command(what, command::ALLOC_PD, bytes, room, &mut [])?;
+        let what = "give a protection domain back";
+        Ok(ProtectionDomain(Arc::new(Handle::new(&self.open, handle, what, command::DEALLOC_PD))))
+    }
+
+    /// Makes a channel for events of completion queues.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn completion_channel(&self) -> Result<CompletionChannel, Error> {
+        let (request, mut number) = (0_u64, u32::MAX);
+        let (bytes, room) = (request.as_bytes(), number.as_mut_bytes());
+        let what = "make a completion channel";
+        self.open.command(what, command::CREATE_COMP_CHANNEL, bytes, room, &mut [])?;
+        let fd = i32::try_from(number).map_err(|_| Error::Garbage)?;
+        #[expect(unsafe_code, reason = "the kernel hands the file out as a number")]
+        // SAFETY: the kernel has made it in this call, so it is open and nobody else's.
+        let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+        let nonblocking = rustix::fs::fcntl_setfl(&file, OFlags::NONBLOCK);
+        nonblocking.map_err(|errno| Error::of(what, errno.into()))?;
+        Ok(CompletionChannel(Arc::new(file)))
+    }
+
+    /// Makes a completion queue with room for at least `entries`; events of it come to the channel, with `number`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn completion_queue(
+        &self,
+        entries: u32,
+        channel: Option<(&CompletionChannel, u64)>,
+    ) -> Result<CompletionQueue, Error> {
+        let provider = Provider::of(self.open.driver)?;
+        let request = CreateCompletionQueue {
+            response: 0,
+            user_handle: channel.map_or(0, |(_, number)| number),
+            entries,
+            vector: 0,
+            channel: channel.map_or(-1, |(channel, _)| channel.0.as_raw_fd()),
+            reserved: 0,
+        };
+        let mut answer = [0_u32; 2];
+        let mut mapping = rxe::MappingInfo::new_zeroed();
+        let from_driver = match provider {
+            Provider::Rxe => mapping.as_mut_bytes(),
+            Provider::Plain => &mut [],
+        };
+        let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
+        let what = "make a completion queue";
+        self.open.command(what, command::CREATE_CQ, bytes, room, from_driver)?;
+        let [number, entries] = answer;
+        let what = "give a completion queue back";
+        let handle = Arc::new(Handle::new(&self.open, number, what, command::DESTROY_CQ));
+        let completions: Box<dyn Completions> = match provider {
+            Provider::Rxe => Box::new(CompletionRing::new(&self.open, number, &mapping)?),
+            Provider::Plain => Box::new(CompletionCalls::new(&self.open, number)),
+        };
+        let channel = channel.map(|(channel, _)| channel.clone());
+        Ok(CompletionQueue { completions, handle, entries, _channel: channel })
+    }
+}
+
+impl ProtectionDomain {
+    /// Makes a memory region of so many bytes, all of them zero.
+    ///
+    /// # Errors
+    /// See [`Error`]; `ENOMEM` where the memory that may be locked is used up (`LimitMEMLOCK=`).
+    pub fn memory_region(&self, length: usize, access: Access) -> Result<MemoryRegion, Error> {
+        let what = "register memory";
+        let pages = Pages::new(length).map_err(|error| Error::of(what, error))?;
+        let request = RegisterMemory {
+            response: 0,
+            start: pages.address(),
+            length: pages.len() as u64,
+            address: pages.address(),
+            domain: self.0.number,
+            access: access.0,
+        };
+        let mut answer = [0_u32; 3];
+        let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
+        self.0.open.command(what, command::REG_MR, bytes, room, &mut [])?;
+        let [number, lkey, rkey] = answer;
+        let handle = Handle::new(&self.0.open, number, "give memory back", command::DEREG_MR);
+        Ok(MemoryRegion { _handle: handle, pages, lkey, rkey, _domain: self.clone() })
+    }
+}

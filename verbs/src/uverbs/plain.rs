@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Requests and completions by system calls, for drivers whose kernel half takes them.
+
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::command::{self, Post};
+use super::provider::{Completions, Limits, Work};
+use super::work::{Completion, Data, ReceiveRequest, SendRequest, Sge};
+use super::{Error, Open};
+
+/// How many completions are taken at a time.
+const AT_ONCE: usize = 32;
+/// How long one call may be, in bytes: an attribute has 16 bits for that.
+const LONGEST: usize = 60_000;
+
+/// `struct ib_uverbs_poll_cq`
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct Poll {
+    response: u64,
+    handle: u32,
+    entries: u32,
+}
+
+/// `struct ib_uverbs_poll_cq_resp`
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct Polled {
+    count: u32,
+    reserved: u32,
+    completions: [Completion; AT_ONCE],
+}
+
+/// A completion queue.
+#[derive(Debug)]
+pub(super) struct CompletionCalls {
+    open: Arc<Open>,
+    handle: u32,
+}
+
+impl CompletionCalls {
+    pub(super) fn new(open: &Arc<Open>, handle: u32) -> Self {
+        Self { open: Arc::clone(open), handle }
+    }
+}
+
+impl Completions for CompletionCalls {
+    fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
+        let entries = room.len().min(AT_ONCE);
+        let wanted = u32::try_from(entries).unwrap_or(0);
+        let request = Poll { response: 0, handle: self.handle, entries: wanted };
+        let mut answer = <Polled as zerocopy::FromZeros>::new_zeroed();
+        let length = 8 + entries * size_of::<Completion>();
+        let bytes = answer.as_mut_bytes().get_mut(..length).ok_or(Error::Garbage)?;
+        self.open.command("poll", command::POLL_CQ, request.as_bytes(), bytes, &mut [])?;
+        let taken = usize::try_from(answer.count).unwrap_or(usize::MAX).min(entries);
+        for (place, completion) in room.iter_mut().zip(&answer.completions).take(taken) {
+            *place = *completion;
+        }
+        Ok(taken)
+    }
+
+    fn arm(&mut self, solicited_only: bool) -> Result<(), Error> {
+        self.open.arm(self.handle, solicited_only)
+    }
+}
+
+/// `struct ib_uverbs_send_wr`
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct Send {
+    id: u64,
+    elements: u32,
+    opcode: u32,
+    flags: u32,
+    immediate: [u8; 4],
+    remote_address: u64,
+    rkey: u32,
+    reserved: [u8; 20],
+}
+
+/// `struct ib_uverbs_recv_wr`
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct Receive {
+    id: u64,
+    elements: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<Send>() == 56 && size_of::<Receive>() == 16);
+
+/// The queues of a queue pair.
+#[derive(Debug)]
+pub(super) struct WorkCalls {
+    open: Arc<Open>,
+    handle: u32,
+    limits: Limits,
+}
+
+impl WorkCalls {
+    pub(super) fn new(open: &Arc<Open>, handle: u32, limits: Limits) -> Self {
+        Self { open: Arc::clone(open), handle, limits }
+    }
+
+    /// Posts requests that fit into one call; the error of the first that is refused.
+    fn post(
+        &self,
+        number: u32,
+        requests: &[u8],
+        each: usize,
+        elements: &[Sge],
+    ) -> Result<(), Error> {
+        let post = Post {
+            response: 0,
+            handle: self.handle,
+            requests: count(requests.len() / each),
+            elements: count(elements.len()),
+            element_size: count(each),
+        };
+        let request = [post.as_bytes(), requests, elements.as_bytes()].concat();
+        // Which request was refused, from 1.
+        let mut bad = 0_u32;
+        let outcome = self.open.command("post", number, &request, bad.as_mut_bytes(), &mut []);
+        match outcome {
+            Err(Error::Kernel { source, .. })
+                if source.raw_os_error() == Some(Errno::NOMEM.raw_os_error()) =>
+            {
+                Err(Error::Full(usize::try_from(bad.saturating_sub(1)).unwrap_or(0)))
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// A list in pieces that each fit into one call.
+fn pieces<T>(requests: &[T], each: usize, length: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut pieces = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (place, request) in requests.iter().enumerate() {
+        let more = each + length(request) * size_of::<Sge>();
+        if bytes + more > LONGEST && place > start {
+            pieces.extend(requests.get(start..place));
+            (start, bytes) = (place, 0);
+        }
+        bytes += more;
+    }
+    pieces.extend(requests.get(start..).filter(|rest| !rest.is_empty()));
+    pieces
+}
+
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+impl Work for WorkCalls {
+    fn send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
+        let regions = |request: &SendRequest<'_>| match request.data {
+            Data::Regions(regions) => regions.to_vec(),
+            // The kernel takes the bytes from here before the call ends.
+            Data::Inline(bytes) => vec![Sge {
+                address: bytes.as_ptr().expose_provenance() as u64,
+                length: count(bytes.len()),
+                lkey: 0,
+            }],
+        };
+        for piece in pieces(requests, size_of::<Send>(), |request| regions(request).len()) {
+            let (mut heads, mut all) = (Vec::new(), Vec::new());
+            for request in piece {
+                let regions = regions(request);
+                let (length, most, inline) = match request.data {
+                    Data::Regions(regions) => (regions.len(), self.limits.send_sge, false),
+                    Data::Inline(bytes) => (bytes.len(), self.limits.inline, true),
+                };
+                if length > most {
+                    self.post(command::POST_SEND, &heads, size_of::<Send>(), &all)?;
+                    return Err(Error::TooLong(length, most));
+                }
+                let (remote_address, rkey) = request.operation.remote();
+                let head = Send {
+                    id: request.id,
+                    elements: count(regions.len()),
+                    opcode: request.operation.opcode(),
+                    flags: request.flags(inline),
+                    immediate: request.operation.immediate().to_be_bytes(),
+                    remote_address,
+                    rkey,
+                    reserved: [0; 20],
+                };
+                heads.extend(head.as_bytes());
+                all.extend(regions);
+            }
+            self.post(command::POST_SEND, &heads, size_of::<Send>(), &all)?;
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+        for piece in pieces(requests, size_of::<Receive>(), |request| request.to.len()) {
+            let (mut heads, mut all) = (Vec::new(), Vec::new());
+            for request in piece {
+                let (length, most) = (request.to.len(), self.limits.receive_sge);
+                if length > most {
+                    self.post(command::POST_RECV, &heads, size_of::<Receive>(), &all)?;
+                    return Err(Error::TooLong(length, most));
+                }
+                let head = Receive { id: request.id, elements: count(length), reserved: 0 };
+                heads.extend(head.as_bytes());
+                all.extend(request.to);
+            }
+            self.post(command::POST_RECV, &heads, size_of::<Receive>(), &all)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_piece_is_too_long() {
+        let sge = [Sge::default(); 30];
+        let requests = vec![ReceiveRequest { id: 0, to: &sge }; 1000];
+        let of = |requests: &[ReceiveRequest<'static>]| -> Vec<usize> {
+            pieces(requests, 16, |request| request.to.len()).iter().map(|p| p.len()).collect()
+        };
+        let lengths: Vec<usize> =
+            pieces(&requests, 16, |request| request.to.len()).iter().map(|p| p.len()).collect();
+        assert_eq!(lengths.iter().sum::<usize>(), 1000);
+        assert!(lengths.iter().all(|length| length * (16 + 480) <= LONGEST), "{lengths:?}");
+        assert_eq!(of(&[]), [0; 0]);
+        assert_eq!(of(&[ReceiveRequest { id: 0, to: &[] }]), [1]);
+    }
+}

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! rxe's queues: rings in memory that the driver has mapped, with an index that each side moves (`rdma_user_rxe.h`).
+//!
+//! Who produces writes the element, then stores the index with release; who consumes loads that index with acquire, then
+//! reads the element, then stores its own with release. So an element is whole before the other side can see its index,
+//! and is not written again before the other side is done with it. Indices stand already masked. The size of a ring is
+//! read once: it lies where the kernel's own view of it does not depend on it, but anybody with the mapping can change it.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
+
+use super::command::{self, Post};
+use super::memory::Pages;
+use super::provider::{Completions, Limits, Work};
+use super::work::{Completion, Data, ReceiveRequest, SendRequest, Sge};
+use super::{Error, Open};
+
+const PRODUCER: usize = 128;
+const CONSUMER: usize = 256;
+const ELEMENTS: usize = 384;
+
+/// `struct mminfo`
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable)]
+pub(super) struct MappingInfo {
+    offset: u64,
+    size: u32,
+    reserved: u32,
+}
+
+#[derive(Debug)]
+struct Ring {
+    pages: Pages,
+    mask: u32,
+    element: usize,
+    /// Of the side that this program is.
+    index: u32,
+}
+
+impl Ring {
+    fn map(open: &Open, info: &MappingInfo) -> Result<Self, Error> {
+        let length = usize::try_from(info.size).map_err(|_| Error::Garbage)?;
+        let pages = Pages::of(open.fd(), info.offset, length);
+        Self::over(pages.map_err(|error| Error::of("map a queue", error))?)
+    }
+
+    fn over(pages: Pages) -> Result<Self, Error> {
+        if pages.len() < ELEMENTS {
+            return Err(Error::Garbage);
+        }
+        let word = |offset| pages.word(offset).load(Ordering::Acquire);
+        let (log2, mask) = (word(0), word(4));
+        let element = 1_usize.checked_shl(log2).ok_or(Error::Garbage)?;
+        let count = usize::try_from(mask).ok().and_then(|mask| mask.checked_add(1));
+        let count = count.filter(|count| count.is_power_of_two()).ok_or(Error::Garbage)?;
+        let end = count.checked_mul(element).and_then(|bytes| bytes.checked_add(ELEMENTS));
+        if end.is_none_or(|end| end > pages.len()) {
+            return Err(Error::Garbage);
+        }
+        Ok(Self { pages, mask, element, index: 0 })
+    }
+
+    /// Where an element lies.
+    fn place(&self, index: u32) -> usize {
+        ELEMENTS + (index & self.mask) as usize * self.element
+    }
+
+    /// How many elements can be produced.
+    fn room(&self) -> usize {
+        let consumer = self.pages.word(CONSUMER).load(Ordering::Acquire);
+        (consumer.wrapping_sub(self.index).wrapping_sub(1) & self.mask) as usize
+    }
+
+    /// Lets the kernel see one element more.
+    fn produce(&mut self) {
+        self.index = self.index.wrapping_add(1) & self.mask;
+        self.pages.word(PRODUCER).store(self.index, Ordering::Release);
+    }
+}
+
+/// A completion queue.
+#[derive(Debug)]
+pub(super) struct CompletionRing {
+    open: Arc<Open>,
+    handle: u32,
+    ring: Ring,
+}
+
+impl CompletionRing {
+    pub(super) fn new(open: &Arc<Open>, handle: u32, info: &MappingInfo) -> Result<Self, Error> {
+        Ok(Self { open: Arc::clone(open), handle, ring: Ring::map(open, info)? })
+    }
+}
+
+impl Completions for CompletionRing {
+    fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
+        let ring = &mut self.ring;
+        let producer = ring.pages.word(PRODUCER).load(Ordering::Acquire) & ring.mask;
+        let mut taken = 0;
+        for completion in room {
+            if ring.index == producer {
+                break;
+            }
+            ring.pages.read(ring.place(ring.index), completion.as_mut_bytes());
+            ring.index = ring.index.wrapping_add(1) & ring.mask;
+            taken += 1;
+        }
+        if taken > 0 {
+            ring.pages.word(CONSUMER).store(ring.index, Ordering::Release);
+        }
+        Ok(taken)
+    }
+
+    fn arm(&mut self, solicited_only: bool) -> Result<(), Error> {
+        self.open.arm(self.handle, solicited_only)
+    }
+}
+
+/// What the kernel does with a send element on its way to being sent: its head.
+const HEAD: usize = 208;
+/// Of a receive element.
+const RECEIVE_HEAD: usize = 40;
+
+/// The queues of a queue pair.
+#[derive(Debug)]
+pub(super) struct WorkRings {
+    open: Arc<Open>,
+    handle: u32,
+    send: Ring,
+    receive: Ring,
+    limits: Limits,
+}
+
+impl WorkRings {
+    /// `info` has that of the receive queue first.
+    pub(super) fn new(
+        open: &Arc<Open>,
+        handle: u32,
+        [receive, send]: &[MappingInfo; 2],
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let (send, receive) = (Ring::map(open, send)?, Ring::map(open, receive)?);
+        Self::over(Arc::clone(open), handle, send, receive, limits)
+    }
+
+    fn over(
+        open: Arc<Open>,
+        handle: u32,
+        send: Ring,
+        receive: Ring,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let of = |ring: &Ring, head: usize| ring.element.checked_sub(head).ok_or(Error::Garbage);
+        let (for_send, for_receive) = (of(&send, HEAD)?, of(&receive, RECEIVE_HEAD)?);
+        let limits = Limits {
+            inline: limits.inline.min(for_send),
+            send_sge: limits.send_sge.min(for_send / size_of::<Sge>()),
+            receive_sge: limits.receive_sge.min(for_receive / size_of::<Sge>()),
+        };
+        Ok(Self { open, handle, send, receive, limits })
+    }
+
+    /// Tells the kernel that there is something to send.
+    fn ring_doorbell(&self) -> Result<(), Error> {
+        let mut answer = 0_u32;
+        let address = (&raw mut answer).expose_provenance() as u64;
+        let core = Post {
+            response: address,
+            handle: self.handle,
+            requests: 0,
+            elements: 0,
+            element_size: 56,
+        };
+        let header = [command::POST_SEND, 8 | 1 << 16];
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(header.as_bytes());
+        bytes[8..].copy_from_slice(core.as_bytes());
+        // The shorter way; not for a process that was forked.
+        match (&self.open.file).write(&bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let (core, answer) = (core.as_bytes(), answer.as_mut_bytes());
+                self.open.command("send", command::POST_SEND, core, answer, &mut [])
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::of("send", error)),
+        }
+    }
+}
+
+/// The head of a send element, as far as a program writes it.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct SendHead {
+    id: u64,
+    reserved: u32,
+    opcode: u32,
+    flags: u32,
+    immediate: [u8; 4],
+    remote_address: u64,
+    rkey: u32,
+    reserved_2: [u8; 116],
+    /// Also what else a datagram needs to find its way; the kernel's from here.
+    iova: u64,
+    progress: [u8; 24],
+    dma: Dma,
+}
+
+const _: () = assert!(size_of::<SendHead>() == HEAD);
+
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct Dma {
+    length: u32,
+    left: u32,
+    current: u32,
+    elements: u32,
+    offset: u32,
+    reserved: u32,
+}
+
+impl Dma {
+    fn of(length: u32, elements: usize) -> Self {
+        let elements = u32::try_from(elements).unwrap_or(u32::MAX);
+        Self { length, left: length, current: 0, elements, offset: 0, reserved: 0 }
+    }
+}
+
+/// How many bytes there are in all.
+fn total(regions: &[Sge]) -> u32 {
+    regions.iter().fold(0, |sum, sge| sum.saturating_add(sge.length))
+}
+
+fn send_head(request: &SendRequest<'_>) -> SendHead {
+    let (inline, dma) = match request.data {
+        Data::Regions(regions) => (false, Dma::of(total(regions), regions.len())),
+        Data::Inline(bytes) => (true, Dma::of(u32::try_from(bytes.len()).unwrap_or(u32::MAX), 0)),
+    };
+    let (remote_address, rkey) = request.operation.remote();
+    SendHead {
+        id: request.id,
+        opcode: request.operation.opcode(),
+        flags: request.flags(inline),
+        immediate: request.operation.immediate().to_be_bytes(),
+        remote_address,
+        rkey,
+        iova: remote_address,
+        dma,
+        ..SendHead::new_zeroed()
+    }
+}
+
+impl Work for WorkRings {
+    fn send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
+        let room = self.send.room();
+        let mut outcome = Ok(());
+        let mut posted = 0;
+        for request in requests {
+            let (length, most, bytes) = match request.data {
+                Data::Regions(sge) => (sge.len(), self.limits.send_sge, sge.as_bytes()),
+                Data::Inline(bytes) => (bytes.len(), self.limits.inline, bytes),
+            };
+            if length > most {
+                outcome = Err(Error::TooLong(length, most));
+                break;
+            }
+            if posted == room {
+                outcome = Err(Error::Full(posted));
+                break;
+            }
+            let place = self.send.place(self.send.index);
+            self.send.pages.write(place, send_head(request).as_bytes());
+            self.send.pages.write(place + HEAD, bytes);
+            self.send.produce();
+            posted += 1;
+        }
+        // Once for all of them.
+        if posted > 0 {
+            self.ring_doorbell()?;
+        }
+        outcome
+    }
+
+    fn receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+        let room = self.receive.room();
+        for (posted, request) in requests.iter().enumerate() {
+            let most = self.limits.receive_sge;
+            if request.to.len() > most {
+                return Err(Error::TooLong(request.to.len(), most));
+            }
+            if posted == room {
+                return Err(Error::Full(posted));
+            }
+            let dma = Dma::of(total(request.to), request.to.len());
+            let place = self.receive.place(self.receive.index);
+            let mut head = [0; RECEIVE_HEAD];
+            head[..8].copy_from_slice(&request.id.to_ne_bytes());
+            head[16..].copy_from_slice(dma.as_bytes());
+            self.receive.pages.write(place, &head);
+            self.receive.pages.write(place + RECEIVE_HEAD, request.to.as_bytes());
+            self.receive.produce();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uverbs::Operation;
+
+    fn ring(log2: u32, count: u32) -> Ring {
+        let pages = Pages::new(ELEMENTS + ((count as usize) << log2)).unwrap();
+        pages.word(0).store(log2, Ordering::Relaxed);
+        pages.word(4).store(count - 1, Ordering::Relaxed);
+        Ring::over(pages).unwrap()
+    }
+
+    fn open() -> Arc<Open> {
+        Arc::new(Open { file: std::fs::File::open("/dev/null").unwrap(), driver: 14 })
+    }
+
+    fn element(ring: &Ring, index: u32, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        ring.pages.read(ring.place(index), &mut bytes);
+        bytes
+    }
+
+    fn rings(count: u32) -> WorkRings {
+        let limits = Limits { inline: 64, send_sge: 3, receive_sge: 9 };
+        WorkRings::over(open(), 5, ring(9, count), ring(6, count), limits).unwrap()
+    }
+
+    const SGE: Sge = Sge { address: 0x1000, length: 7, lkey: 9 };
+
+    #[test]
+    fn receive_elements() {
+        let mut rings = rings(4);
+        // 64 bytes have room for one.
+        assert_eq!(rings.limits.receive_sge, 1);
+        let request = ReceiveRequest { id: 3, to: &[SGE] };
+        rings.receive(&[request, request]).unwrap();
+        assert_eq!(rings.receive.pages.word(PRODUCER).load(Ordering::Relaxed), 2);
+        let bytes = element(&rings.receive, 1, 56);
+        let words: Vec<u32> = <[u32; 14]>::read_from_bytes(&bytes).unwrap().into();
+        assert_eq!(words, [3, 0, 0, 0, 7, 7, 0, 1, 0, 0, 0x1000, 0, 7, 9]);
+        // Three fit into a ring of four.
+        assert!(matches!(rings.receive(&[request, request]), Err(Error::Full(1))));
+        rings.receive.pages.word(CONSUMER).store(3, Ordering::Relaxed);
+        rings.receive(&[request]).unwrap();
+        assert_eq!(rings.receive.pages.word(PRODUCER).load(Ordering::Relaxed), 0);
+        let long = ReceiveRequest { id: 3, to: &[SGE, SGE] };
+        assert!(matches!(rings.receive(&[long]), Err(Error::TooLong(2, 1))));
+    }
+
+    #[test]
+    fn send_elements() {
+        let mut rings = rings(4);
+        let read = SendRequest {
+            id: 3,
+            operation: Operation::Read { address: 0x2000, rkey: 8 },
+            data: Data::Regions(&[SGE, SGE]),
+            signaled: true,
+            solicited: false,
+        };
+        let inline = SendRequest {
+            operation: Operation::Send(Some(0x0102_0304)),
+            data: Data::Inline(b"hello"),
+            signaled: false,
+            solicited: true,
+            ..read
+        };
+        // What is no device takes the doorbell for what it is.
+        rings.open = Arc::new(Open {
+            file: std::fs::File::options().write(true).open("/dev/null").unwrap(),
+            driver: 14,
+        });
+        rings.send(&[read, inline]).unwrap();
+        let bytes = element(&rings.send, 0, 240);
+        let word = |bytes: &[u8], at: usize| u32::read_from_prefix(&bytes[at..]).unwrap().0;
+        assert_eq!(
+            [0, 12, 16, 24, 32, 152].map(|at| word(&bytes, at)),
+            [3, 4, 2, 0x2000, 8, 0x2000]
+        );
+        assert_eq!([184, 188, 192, 196, 200].map(|at| word(&bytes, at)), [14, 14, 0, 2, 0]);
+        assert_eq!(&bytes[208..224], SGE.as_bytes());
+        let bytes = element(&rings.send, 1, 213);
+        assert_eq!([12, 16, 184, 196].map(|at| word(&bytes, at)), [3, 4 | 8, 5, 0]);
+        assert_eq!((&bytes[20..24], &bytes[208..]), (&[1, 2, 3, 4][..], &b"hello"[..]));
+        let long = SendRequest { data: Data::Inline(&[0; 65]), ..inline };
+        assert!(matches!(rings.send(&[long]), Err(Error::TooLong(65, 64))));
+        assert!(matches!(rings.send(&[read, read]), Err(Error::Full(1))));
+    }
+
+    #[test]
+    fn completions() {
+        let mut queue = CompletionRing { open: open(), handle: 1, ring: ring(7, 4) };
+        let mut room = [Completion::new_zeroed(); 2];
+        assert_eq!(queue.poll(&mut room).unwrap(), 0);
+        for index in 0..3 {
+            let completion = Completion { id: index.into(), qpn: 17, ..Completion::new_zeroed() };
+            queue.ring.pages.write(queue.ring.place(index), completion.as_bytes());
+        }
+        queue.ring.pages.word(PRODUCER).store(3, Ordering::Relaxed);
+        assert_eq!(queue.poll(&mut room).unwrap(), 2);
+        assert_eq!((room[0].id, room[1].id, room[1].qpn), (0, 1, 17));
+        assert_eq!(queue.ring.pages.word(CONSUMER).load(Ordering::Relaxed), 2);
+        assert_eq!(queue.poll(&mut room).unwrap(), 1);
+        assert_eq!(queue.poll(&mut room).unwrap(), 0);
+        // An index that is none is taken for one of the ring.
+        queue.ring.pages.word(PRODUCER).store(u32::MAX, Ordering::Relaxed);
+        assert_eq!(queue.poll(&mut room).unwrap(), 0);
+    }
+
+    #[test]
+    fn what_is_no_ring() {
+        for (log2, mask, length) in
+            [(40, 3, 4096), (6, 2, 4096), (12, 3, 4096), (6, u32::MAX, 4096), (6, 3, 100)]
+        {
+            let pages = Pages::new(length).unwrap();
+            pages.word(0).store(log2, Ordering::Relaxed);
+            pages.word(4).store(mask, Ordering::Relaxed);
+            assert!(matches!(Ring::over(pages), Err(Error::Garbage)), "{log2} {mask}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Work requests and completions.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Some bytes of a memory region.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Sge {
+    /// Where they are.
+    pub address: u64,
+    /// How many.
+    pub length: u32,
+    /// Of the region.
+    pub lkey: u32,
+}
+
+/// Has bytes be received.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiveRequest<'a> {
+    /// What its completion says of it.
+    pub id: u64,
+    /// Where they go.
+    pub to: &'a [Sge],
+}
+
+/// What a send request sends.
+#[derive(Clone, Copy, Debug)]
+pub enum Data<'a> {
+    /// What is in memory when it is sent.
+    Regions(&'a [Sge]),
+    /// These bytes, which are copied now.
+    Inline(&'a [u8]),
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Sends, to a receive request of the other side; with 32 bits beside the data.
+    Send(Option<u32>),
+    /// Writes to memory of the other side; with 32 bits it takes a receive request there.
+    Write {
+        /// Where.
+        address: u64,
+        /// Of the region there.
+        rkey: u32,
+        /// In the order of this machine.
+        immediate: Option<u32>,
+    },
+    /// Reads from memory of the other side.
+    Read {
+        /// Where.
+        address: u64,
+        /// Of the region there.
+        rkey: u32,
+    },
+}
+
+impl Operation {
+    /// `enum ib_uverbs_wr_opcode`
+    pub(super) fn opcode(self) -> u32 {
+        match self {
+            Self::Write { immediate: None, .. } => 0,
+            Self::Write { .. } => 1,
+            Self::Send(None) => 2,
+            Self::Send(_) => 3,
+            Self::Read { .. } => 4,
+        }
+    }
+
+    /// Where on the other side, and the key for that; zero where it is not said.
+    pub(super) fn remote(self) -> (u64, u32) {
+        match self {
+            Self::Send(_) => (0, 0),
+            Self::Write { address, rkey, .. } | Self::Read { address, rkey } => (address, rkey),
+        }
+    }
+
+    /// The 32 bits beside the data.
+    pub(super) fn immediate(self) -> u32 {
+        match self {
+            Self::Send(immediate) | Self::Write { immediate, .. } => immediate.unwrap_or(0),
+            Self::Read { .. } => 0,
+        }
+    }
+}
+
+/// Has something be sent, written or read.
+#[derive(Clone, Copy, Debug)]
+pub struct SendRequest<'a> {
+    /// What its completion says of it.
+    pub id: u64,
+    /// What is done.
+    pub operation: Operation,
+    /// With what.
+    pub data: Data<'a>,
+    /// Whether there is a completion also when it has succeeded.
+    pub signaled: bool,
+    /// Whether the other side is told by an event, where it has asked for such.
+    pub solicited: bool,
+}
+
+impl SendRequest<'_> {
+    /// `enum ib_send_flags`
+    pub(super) fn flags(&self, inline: bool) -> u32 {
+        [(self.signaled, 2), (self.solicited, 4), (inline, 8)]
+            .into_iter()
+            .map(|(is_set, flag)| if is_set { flag } else { 0 })
+            .sum()
+    }
+}
+
+/// `IBV_WC_*`: how a work request has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(transparent)]
+pub struct WorkStatus(pub u32);
+
+impl WorkStatus {
+    /// It was done.
+    pub const SUCCESS: Self = Self(0);
+    /// The queue pair is in the error state, and nothing was done.
+    pub const FLUSHED: Self = Self(5);
+    /// The other side has not answered.
+    pub const RETRIES_EXCEEDED: Self = Self(12);
+    /// The other side had no receive request.
+    pub const RNR_RETRIES_EXCEEDED: Self = Self(13);
+}
+
+impl std::fmt::Display for WorkStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = [
+            "success",
+            "local length error",
+            "local queue pair operation error",
+            "local EE context operation error",
+            "local protection error",
+            "flushed",
+            "memory window bind error",
+            "bad response",
+            "local access error",
+            "remote invalid request",
+            "remote access error",
+            "remote operation error",
+            "no answer in spite of all retries",
+            "the other side was not ready in spite of all retries",
+        ];
+        let word = usize::try_from(self.0).ok().and_then(|n| words.get(n));
+        write!(f, "{} (status {})", word.unwrap_or(&"failed"), self.0)
+    }
+}
+
+/// `struct ib_uverbs_wc`: a work request that has ended. Of one that has failed only `id`, `status`, `vendor_error` and
+/// `qpn` mean something.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct Completion {
+    /// The request's.
+    pub id: u64,
+    /// How it has ended.
+    pub status: WorkStatus,
+    /// 0 send, 1 write, 2 read, 128 receive, 129 receive of a write's 32 bits.
+    pub opcode: u32,
+    /// The vendor's.
+    pub vendor_error: u32,
+    /// Bytes that were received.
+    pub length: u32,
+    /// The 32 bits beside the data, in network order; or the key that was invalidated.
+    pub immediate: [u8; 4],
+    /// Of the queue pair.
+    pub qpn: u32,
+    /// Of who has sent (UD).
+    pub source_qpn: u32,
+    /// 1 global route header, 2 there are 32 bits beside the data.
+    pub flags: u32,
+    /// Place of the P_Key.
+    pub pkey_index: u16,
+    /// LID of who has sent (UD).
+    pub source_lid: u16,
+    /// Service level.
+    pub sl: u8,
+    /// Of the own LID, the bits that the port has to itself.
+    pub path_bits: u8,
+    /// From 1.
+    pub port: u8,
+    /// Reserved.
+    pub reserved: u8,
+}
+
+const _: () = assert!(size_of::<Completion>() == 48 && size_of::<Sge>() == 16);
