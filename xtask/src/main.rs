@@ -54,6 +54,8 @@ enum Command {
 enum Bench {
     /// From adding a device to rdma-hw.target, and the CPU time that udev spends on it.
     Boot,
+    /// A message back and forth on rxe, by our example and by libibverbs'.
+    Verbs,
 }
 
 #[derive(Subcommand)]
@@ -112,9 +114,14 @@ fn run(command: Command) -> Result<ExitCode> {
             let status = demo(repo, suite)?;
             return Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)));
         }
-        Command::Bench(Bench::Boot) => {
-            let options = vm::Options::new(Suite::Trixie, Boot::RdmaCore, 900);
-            let status = vm::exec(repo, &options, "/usr/lib/lab/bench-boot")?;
+        Command::Bench(bench) => {
+            let (boot, script) = match bench {
+                Bench::Boot => (Boot::RdmaCore, "/usr/lib/lab/bench-boot".to_owned()),
+                Bench::Verbs => {
+                    (Boot::Ours, fs::read_to_string(repo.join("tests/guest/bench-verbs.sh"))?)
+                }
+            };
+            let status = vm::exec(repo, &vm::Options::new(Suite::Trixie, boot, 900), &script)?;
             return Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)));
         }
         Command::Vm(Vm::Image { suite }) => println!("{}", vm::image(repo, suite)?.display()),
