@@ -160,10 +160,15 @@ impl World {
 
     /// Whether a device is still there, and called the same. Where the kernel cannot be asked it is.
     pub fn is_there(&mut self, device: &Device) -> bool {
+        self.gone(vec![device.clone()]).is_empty()
+    }
+
+    /// Those of these devices that are there no more, or called something else.
+    pub fn gone(&mut self, mut devices: Vec<Device>) -> Vec<Device> {
         // Of all, as one that is going is listed no more, but still answers to its number.
-        self.socket.devices().map_or(true, |now| {
-            now.iter().any(|now| now.index == device.index && now.name == device.name)
-        })
+        let Ok(now) = self.socket.devices() else { return Vec::new() };
+        devices.retain(|d| !now.iter().any(|now| now.index == d.index && now.name == d.name));
+        devices
     }
 
     /// Finds out all about a device.

@@ -150,8 +150,8 @@ impl Keeper {
             written.push(device);
         }
         // What was written by a name that went to another device meanwhile is wrong there: its event is on the way, too.
-        for device in written {
-            if !world.is_there(&device) {
+        if !written.is_empty() {
+            for device in world.gone(written) {
                 self.done.remove(&device.index);
                 self.forget(&device.name);
             }
