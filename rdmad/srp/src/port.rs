@@ -47,13 +47,14 @@ impl LocalPort {
         Ok(())
     }
 
-    /// Where subnet administration is asked.
+    /// Where subnet administration is asked; None until a subnet manager has made the port usable.
     #[must_use]
-    pub fn sa(&self) -> Address {
+    pub fn manager(&self) -> Option<Address> {
+        self.ready().ok()?;
         // IBTA: over the default P_Key, of which everybody is a member.
         let default = self.pkeys.iter().find(|(_, pkey)| pkey & 0x7fff == 0x7fff);
         let pkey_index = default.map_or(0, |(index, _)| *index);
-        Address { lid: self.sm_lid, qpn: 1, sl: self.sm_sl, pkey_index, gid: None }
+        Some(Address { lid: self.sm_lid, qpn: 1, sl: self.sm_sl, pkey_index, gid: None })
     }
 
     /// The port of a umad node, or of a device; without either the first InfiniBand port that is ACTIVE.

@@ -84,7 +84,7 @@ impl Node {
         let sa = agent(class::SUBN_ADM, 2, methods, true)?;
         let dm = agent(class::DEV_MGT, 1, &[], false)?;
         let mut client = Client::new(Requests::new(carrier, WINDOW), sa, patience);
-        client.set_manager(port.ready().ok().map(|()| port.sa()));
+        client.set_manager(port.manager());
         Ok(Self { client, dm, patience })
     }
 }

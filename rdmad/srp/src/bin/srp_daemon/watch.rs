@@ -186,8 +186,7 @@ impl Daemon {
         if let Some((_, mut scan)) = self.scan.take() {
             scan.cancel(self.node.get_mut());
         }
-        let manager = self.port.ready().ok().map(|()| self.port.sa());
-        self.node.get_mut().client.set_manager(manager);
+        self.node.get_mut().client.set_manager(self.port.manager());
         match self.port.ready() {
             Ok(()) => {
                 self.subscription.begin(&mut self.node.get_mut().client);
