@@ -4,7 +4,6 @@
 //! Shows how a device is found (RDMA netlink: no directory is read, no name is guessed) and asked (uverbs).
 
 use std::net::Ipv6Addr;
-use std::path::Path;
 use std::process::ExitCode;
 
 use lexopt::ValueExt as _;
@@ -68,12 +67,8 @@ fn show(arguments: &Arguments) -> Result<(), Error> {
         });
     }
     for device in wanted {
-        let node = socket.chardev("uverbs", Some(device.index), None)?;
-        let node =
-            node.ok_or_else(|| format!("RDMA device '{}' has no uverbs node", device.name))?;
-        let path = Path::new("/dev/infiniband").join(&node.name);
-        let what = |error: rdma_verbs::uverbs::Error| format!("{}: {error}", path.display());
-        let context = Context::open(&path, node.driver.unwrap_or(0)).map_err(what)?;
+        let what = |error: rdma_verbs::uverbs::Error| format!("{}: {error}", device.name);
+        let context = Context::of(&mut socket, device).map_err(what)?;
         let attributes = context.device().map_err(what)?;
         print_device(device, &attributes, arguments.verbose);
         if arguments.verbose {

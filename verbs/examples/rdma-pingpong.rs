@@ -8,7 +8,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
-use std::path::Path as FilePath;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -88,10 +87,7 @@ fn open(name: Option<&str>) -> Result<Context, Error> {
     devices.sort_by_key(|device| device.index);
     let device = devices.into_iter().find(|device| name.is_none_or(|name| name == device.name));
     let device = device.ok_or("there is no such RDMA device")?;
-    let node = socket.chardev("uverbs", Some(device.index), None)?;
-    let node = node.ok_or_else(|| format!("RDMA device '{}' has no uverbs node", device.name))?;
-    let path = FilePath::new("/dev/infiniband").join(node.name);
-    Ok(Context::open(&path, node.driver.unwrap_or(0))?)
+    Ok(Context::of(&mut socket, &device)?)
 }
 
 /// How one side is reached.
@@ -150,16 +146,12 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     pair.post_receive(&vec![receive; DEPTH as usize])?;
 
     let port = context.port(number)?;
-    let gids = context.gids(usize::try_from(port.gids)? * usize::from(context.device()?.ports))?;
-    let is_own = |index: u8| {
-        move |entry: &&rdma_verbs::uverbs::GidEntry| {
-            entry.port == number.0 && entry.index == u32::from(index)
-        }
-    };
     let gid = match arguments.gid_index {
         Some(index) => {
-            let entry = gids.iter().find(is_own(index)).ok_or("there is no GID at that place")?;
-            Gid(u128::from_be_bytes(entry.gid))
+            let most = usize::try_from(port.gids)? * usize::from(context.device()?.ports);
+            let gids = context.gids(most)?;
+            let own = gids.iter().find(|e| e.port == number.0 && e.index == u32::from(index));
+            Gid(u128::from_be_bytes(own.ok_or("there is no GID at that place")?.gid))
         }
         None => Gid(0),
     };

@@ -63,7 +63,7 @@ macro_rules! layouts {
             #[repr(C)]
             #[derive(
                 Clone, Copy, Debug, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes,
-                zerocopy::Immutable, zerocopy::Unaligned,
+                zerocopy::Immutable,
             )]
             pub struct $name {
                 $($(#[$field_doc])* pub $field: $type,)*

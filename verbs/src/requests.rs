@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use zerocopy::{FromBytes as _, IntoBytes as _};
+use zerocopy::IntoBytes as _;
 
 use crate::mad::{MadHeader, Status, method};
 use crate::umad::{Address, AgentId, Carrier, Received, is_gone, wait_readable};
@@ -193,7 +193,7 @@ impl Requests {
     /// What write(2) says.
     pub fn acknowledge(&mut self, unasked: Unasked) -> io::Result<()> {
         let Unasked { agent, from, mut mad } = unasked;
-        if let Ok((header, _)) = MadHeader::read_from_prefix(mad.as_slice()) {
+        if let Some(header) = MadHeader::of(&mad) {
             let header = MadHeader { method: header.method | method::RESPONSE, ..header };
             // It is as long as what was read of it.
             header.write_to_prefix(&mut mad).ok();
@@ -204,7 +204,7 @@ impl Requests {
     fn send(&mut self) {
         while self.under_way.len() < self.window {
             let Some((id, mut request)) = self.waiting.pop_front() else { return };
-            let Ok((header, _)) = MadHeader::read_from_prefix(request.mad.as_slice()) else {
+            let Some(header) = MadHeader::of(&request.mad) else {
                 self.ended.push_back((id, Err(Failure::Garbage)));
                 continue;
             };
@@ -254,7 +254,7 @@ impl Requests {
                 (agent, mad, Some(Failure::Send(io::Error::from_raw_os_error(errno))))
             }
         };
-        let Ok((header, _)) = MadHeader::read_from_prefix(&mad) else { return };
+        let Some(header) = MadHeader::of(&mad) else { return };
         // The upper half is the kernel's.
         let id = header.transaction.get() & u64::from(u32::MAX);
         let id = RequestId(u32::try_from(id).unwrap_or(0));
@@ -280,7 +280,7 @@ impl Requests {
 }
 
 fn is_request(mad: &[u8]) -> bool {
-    MadHeader::read_from_prefix(mad).is_ok_and(|(header, _)| header.method & method::RESPONSE == 0)
+    MadHeader::of(mad).is_some_and(|header| header.method & method::RESPONSE == 0)
 }
 
 #[cfg(test)]
@@ -290,6 +290,8 @@ pub(crate) mod tests {
     use rustix::io::{read, write};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use std::os::fd::OwnedFd;
+
+    use zerocopy::FromBytes as _;
 
     use super::*;
     use crate::umad::Umad;

@@ -89,6 +89,12 @@ struct Question {
     busy: Option<(Instant, u32)>,
 }
 
+impl Question {
+    fn new(id: QueryId, query: Query) -> Self {
+        Self { id, query, tries: 0, busy: None }
+    }
+}
+
 impl AsRawFd for Client {
     /// Readable when [`Client::advance`] has something.
     fn as_raw_fd(&self) -> RawFd {
@@ -127,10 +133,10 @@ impl Client {
         self.manager = manager;
         for (request, question) in std::mem::take(&mut self.under_way) {
             self.requests.cancel(request);
-            self.waiting.push_front(Question { tries: 0, busy: None, ..question });
+            self.waiting.push_front(Question::new(question.id, question.query));
         }
         let resting = self.resting.drain(..).map(|(_, question)| question);
-        self.waiting.extend(resting.map(|question| Question { tries: 0, busy: None, ..question }));
+        self.waiting.extend(resting.map(|question| Question::new(question.id, question.query)));
         self.ask_next();
     }
 
@@ -138,7 +144,7 @@ impl Client {
     pub fn ask(&mut self, query: Query) -> Id {
         self.last += 1;
         let id = QueryId(self.last);
-        self.waiting.push_back(Question { id, query, tries: 0, busy: None });
+        self.waiting.push_back(Question::new(id, query));
         self.ask_next();
         Id::Query(id)
     }
@@ -169,12 +175,10 @@ impl Client {
     /// The next that has ended, without waiting. None when there is none at the moment; there may be one when the file is
     /// readable, or when it is [`Client::next`].
     pub fn advance(&mut self, now: Instant) -> Option<Ended> {
-        let resting = std::mem::take(&mut self.resting);
-        let (rested, resting) = resting.into_iter().partition(|(again, _)| *again <= now);
+        let all = std::mem::take(&mut self.resting).into_iter();
+        let (rested, resting): (Vec<_>, Vec<_>) = all.partition(|(again, _)| *again <= now);
         self.resting = resting;
-        for (_, question) in rested as Vec<_> {
-            self.waiting.push_front(question);
-        }
+        rested.into_iter().for_each(|(_, question)| self.waiting.push_front(question));
         loop {
             self.ask_next();
             let Some((request, outcome)) = self.requests.advance() else {

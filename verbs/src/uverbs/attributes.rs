@@ -2,30 +2,9 @@
 //! What a device and its ports can do: structures of the kernel's, in the machine's byte order where nothing else is said.
 #![expect(missing_debug_implementations, reason = "zerocopy derives types that have none")]
 
-use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
+use crate::mad::layouts;
 
-macro_rules! structures {
-    ($($(#[$doc:meta])* $name:ident $size:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {
-        $(
-            $(#[$doc])*
-            #[repr(C)]
-            #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
-            pub struct $name {
-                $($(#[$field_doc])* pub $field: $type,)*
-            }
-
-            const _: () = assert!(size_of::<$name>() == $size);
-
-            impl Default for $name {
-                fn default() -> Self {
-                    Self::new_zeroed()
-                }
-            }
-        )*
-    };
-}
-
-structures! {
+layouts! {
     /// `struct ib_uverbs_ex_query_device_resp`: limits and abilities of a device. Fields that the kernel does not know are 0.
     DeviceAttributes 304 {
         /// As the driver counts; [`crate::netlink::Device`] has it as text.

@@ -13,11 +13,11 @@ pub(super) const DEREG_MR: u32 = 13;
 pub(super) const CREATE_COMP_CHANNEL: u32 = 17;
 pub(super) const CREATE_CQ: u32 = 18;
 pub(super) const DESTROY_CQ: u32 = 20;
+pub(super) const POLL_CQ: u32 = 21;
 pub(super) const REQ_NOTIFY_CQ: u32 = 23;
 pub(super) const CREATE_QP: u32 = 24;
 pub(super) const MODIFY_QP: u32 = 26;
 pub(super) const DESTROY_QP: u32 = 27;
-pub(super) const POLL_CQ: u32 = 21;
 pub(super) const POST_SEND: u32 = 28;
 pub(super) const POST_RECV: u32 = 29;
 /// The bit of the extended ones.
@@ -63,28 +63,18 @@ impl Open {
         self.command("ask for an event", REQ_NOTIFY_CQ, request.as_bytes(), &mut [], &mut [])
     }
 
-    /// Gives back what was made; after the device has gone there is nothing left of it.
-    pub(super) fn destroy(
-        &self,
-        what: &'static str,
-        number: u32,
-        handle: u32,
-    ) -> Result<(), Error> {
-        let request: &[u32] = match number {
-            // An address for the answer before the handle, and a word after it.
-            DESTROY_CQ | DESTROY_QP => &[0, 0, handle, 0],
-            _ => &[handle],
-        };
+    /// Gives back what was made. There is nothing to be done when that fails: those made of it are gone by then, after the
+    /// device has gone there is nothing left of it, and closing the device ends the rest.
+    pub(super) fn destroy(&self, number: u32, handle: u32) {
+        // An address for the answer before the handle, and a word after it.
+        let with_answer = [0, 0, handle, 0];
         let mut answer = [0_u8; 8];
-        let length = match number {
-            DESTROY_CQ => 8,
-            DESTROY_QP => 4,
-            _ => 0,
+        let (request, length) = match number {
+            DESTROY_CQ => (with_answer.as_slice(), 8),
+            DESTROY_QP => (with_answer.as_slice(), 4),
+            _ => (std::slice::from_ref(&handle), 0),
         };
         let answer = answer.get_mut(..length).unwrap_or_default();
-        match self.command(what, number, request.as_bytes(), answer, &mut []) {
-            Err(Error::Gone(_)) => Ok(()),
-            outcome => outcome,
-        }
+        self.command("give back", number, request.as_bytes(), answer, &mut []).ok();
     }
 }

@@ -5,6 +5,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::netlink;
+
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,6 +21,12 @@ pub enum Error {
     /// The device has gone, and everything that was made of it.
     #[error("cannot {0}: the device has gone")]
     Gone(&'static str),
+    /// RDMA netlink does not say which node it has.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// ib_uverbs is not loaded, or the device does not have it.
+    #[error("RDMA device '{0}' has no uverbs node")]
+    NoNode(String),
     /// Nothing here knows how this driver's queues are laid out.
     #[error("there is no user-space provider for {0}")]
     NoProvider(String),

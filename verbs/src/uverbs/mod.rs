@@ -32,6 +32,7 @@ pub use qp::{
 pub use work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, WorkStatus};
 
 use crate::async_events::driver_request;
+use crate::netlink::{Device, Socket};
 use crate::{PortNum, driver_name};
 use call::{Call, DRIVER_IN, DRIVER_OUT};
 
@@ -74,6 +75,17 @@ impl Open {
 }
 
 impl Context {
+    /// Opens a device that RDMA netlink has told of.
+    ///
+    /// # Errors
+    /// [`Error::NoNode`] where it cannot be opened, and as for [`Context::open`].
+    pub fn of(socket: &mut Socket, device: &Device) -> Result<Self, Error> {
+        let node = socket.chardev("uverbs", Some(device.index), None)?;
+        let node = node.ok_or_else(|| Error::NoNode(device.name.clone()))?;
+        let path = FilePath::new("/dev/infiniband").join(node.name);
+        Self::open(&path, node.driver.unwrap_or(0))
+    }
+
     /// Opens a node (`/dev/infiniband/uverbs0`) of the driver with this number: see
     /// [`crate::netlink::Chardev::driver`], 0 where the kernel does not tell it.
     ///

@@ -21,20 +21,18 @@ use super::{Context, Error, Open, command};
 pub(super) struct Handle {
     pub(super) open: Arc<Open>,
     pub(super) number: u32,
-    what: &'static str,
     destroy: u32,
 }
 
 impl Handle {
-    pub(super) fn new(open: &Arc<Open>, number: u32, what: &'static str, destroy: u32) -> Self {
-        Self { open: Arc::clone(open), number, what, destroy }
+    pub(super) fn new(open: &Arc<Open>, number: u32, destroy: u32) -> Self {
+        Self { open: Arc::clone(open), number, destroy }
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Those made of it are gone by now, and closing the device ends the rest.
-        self.open.destroy(self.what, self.destroy, self.number).ok();
+        self.open.destroy(self.destroy, self.number);
     }
 }
 
@@ -218,8 +216,7 @@ impl Context {
         let (bytes, room) = (request.as_bytes(), handle.as_mut_bytes());
         let what = "make a protection domain";
         self.open.command(what, command::ALLOC_PD, bytes, room, &mut [])?;
-        let what = "give a protection domain back";
-        Ok(ProtectionDomain(Arc::new(Handle::new(&self.open, handle, what, command::DEALLOC_PD))))
+        Ok(ProtectionDomain(Arc::new(Handle::new(&self.open, handle, command::DEALLOC_PD))))
     }
 
     /// Makes a channel for events of completion queues.
@@ -268,8 +265,7 @@ impl Context {
         let what = "make a completion queue";
         self.open.command(what, command::CREATE_CQ, bytes, room, from_driver)?;
         let [number, entries] = answer;
-        let what = "give a completion queue back";
-        let handle = Arc::new(Handle::new(&self.open, number, what, command::DESTROY_CQ));
+        let handle = Arc::new(Handle::new(&self.open, number, command::DESTROY_CQ));
         let completions: Box<dyn Completions> = match provider {
             Provider::Rxe => Box::new(CompletionRing::new(&self.open, number, &mapping)?),
             Provider::Plain => Box::new(CompletionCalls::new(&self.open, number)),
@@ -299,7 +295,7 @@ impl ProtectionDomain {
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
         self.0.open.command(what, command::REG_MR, bytes, room, &mut [])?;
         let [number, lkey, rkey] = answer;
-        let handle = Handle::new(&self.0.open, number, "give memory back", command::DEREG_MR);
+        let handle = Handle::new(&self.0.open, number, command::DEREG_MR);
         Ok(MemoryRegion { _handle: handle, pages, lkey, rkey, _domain: self.clone() })
     }
 }

@@ -159,18 +159,12 @@ fn count(length: usize) -> u32 {
 impl Work for WorkCalls {
     fn send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
         let regions = |request: &SendRequest<'_>| match request.data {
-            Data::Regions(regions) => regions.to_vec(),
-            // The kernel takes the bytes from here before the call ends.
-            Data::Inline(bytes) => vec![Sge {
-                address: bytes.as_ptr().expose_provenance() as u64,
-                length: count(bytes.len()),
-                lkey: 0,
-            }],
+            Data::Regions(regions) => regions.len(),
+            Data::Inline(_) => 1,
         };
-        for piece in pieces(requests, size_of::<Send>(), |request| regions(request).len()) {
+        for piece in pieces(requests, size_of::<Send>(), regions) {
             let (mut heads, mut all) = (Vec::new(), Vec::new());
             for request in piece {
-                let regions = regions(request);
                 let (length, most, inline) = match request.data {
                     Data::Regions(regions) => (regions.len(), self.limits.send_sge, false),
                     Data::Inline(bytes) => (bytes.len(), self.limits.inline, true),
@@ -182,7 +176,7 @@ impl Work for WorkCalls {
                 let (remote_address, rkey) = request.operation.remote();
                 let head = Send {
                     id: request.id,
-                    elements: count(regions.len()),
+                    elements: count(regions(request)),
                     opcode: request.operation.opcode(),
                     flags: request.flags(inline),
                     immediate: request.operation.immediate().to_be_bytes(),
@@ -191,7 +185,15 @@ impl Work for WorkCalls {
                     reserved: [0; 20],
                 };
                 heads.extend(head.as_bytes());
-                all.extend(regions);
+                match request.data {
+                    Data::Regions(regions) => all.extend(regions),
+                    // The kernel takes the bytes from here before the call ends.
+                    Data::Inline(bytes) => all.push(Sge {
+                        address: bytes.as_ptr().expose_provenance() as u64,
+                        length: count(bytes.len()),
+                        lkey: 0,
+                    }),
+                }
             }
             self.post(command::POST_SEND, &heads, size_of::<Send>(), &all)?;
         }

@@ -242,8 +242,7 @@ impl Context {
         let what = "make a queue pair";
         self.open.command(what, command::CREATE_QP, bytes, room, from_driver)?;
         let [handle, number, _, _, send_sge, receive_sge, inline, _] = answer;
-        let what = "give a queue pair back";
-        let handle = Handle::new(&self.open, handle, what, command::DESTROY_QP);
+        let handle = Handle::new(&self.open, handle, command::DESTROY_QP);
         let size = |size: u32| usize::try_from(size).unwrap_or(usize::MAX);
         let limits = Limits {
             inline: size(inline),

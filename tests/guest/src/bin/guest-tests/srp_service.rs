@@ -277,7 +277,7 @@ fn dash(bed: &mut Bed) -> Result<()> {
     wait_active(&unit(NAME)?)?;
     wait_inactive(&before)?;
     wait_for("it asks under the new name", || {
-        Ok(sh("rdmactl srp")?.contains("lab-of-some-length-more:1"))
+        Ok(sh("rdmactl srp")?.contains(&format!("{NAME}:1")))
     })?;
     // One port is left out, as masked by a person.
     live("a", false)?;
