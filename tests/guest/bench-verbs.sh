@@ -8,6 +8,8 @@ ip link set bench up
 rdma link add rxe0 type rxe netdev bench
 udevadm settle
 sleep 2
+# What is laid over the image is in another file system than the image, and a program in it takes a tenth longer.
+cp /usr/lib/lab/rdma-pingpong "$(command -v ibv_rc_pingpong)" /run/
 
 # run PROGRAM OPTIONS: both ends, and what a round has taken.
 run() {
@@ -24,9 +26,9 @@ for options in "-s 64 -n 1000" "-s 4096 -n 500" "-s 65536 -n 100" "-s 64 -n 500 
     rm -f ours theirs
     for _ in 1 2 3 4 5 6 7 8 9; do
         # shellcheck disable=SC2086
-        run /usr/lib/lab/rdma-pingpong $options >>ours
+        run /run/rdma-pingpong $options >>ours
         # shellcheck disable=SC2086
-        run ibv_rc_pingpong $options >>theirs
+        run /run/ibv_rc_pingpong $options >>theirs
     done
     printf '%-20s %9s %11s   ' "$options" "$(median <ours)" "$(median <theirs)"
     awk "BEGIN { printf \"%.2f\\n\", $(median <ours) / $(median <theirs) }"

@@ -7,14 +7,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short, Value};
 use rdma_verbs::netlink::Socket;
-use rdma_verbs::umad::wait_readable;
 use rdma_verbs::uverbs::{
     Access, Capacity, Completion, CompletionChannel, CompletionQueue, Context, Data, Global,
     MemoryRegion, Operation, Path, Peer, QueuePair, ReadyToSend, ReceiveRequest, SendRequest,
@@ -287,8 +285,7 @@ impl Game {
             if taken > 0 {
                 return Ok(taken);
             }
-            wait_readable(channel.as_fd(), None)?;
-            while channel.take()?.is_some() {}
+            channel.wait(None)?;
         }
     }
 }

@@ -8,8 +8,8 @@ use netlink_sys::protocols::NETLINK_KOBJECT_UEVENT;
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 
 /// The multicast groups: of the kernel, of udev.
-const KERNEL: u32 = 1;
-const UDEV: u32 = 2;
+pub(crate) const KERNEL: u32 = 1;
+pub(crate) const UDEV: u32 = 2;
 /// The kernel's longest is 2 KiB; udev adds its properties.
 const DATAGRAM: usize = 1 << 16;
 /// For what is announced while nobody reads, in bytes; the kernel takes it only as it is needed.
@@ -76,7 +76,7 @@ impl Uevent {
     }
 }
 
-/// Listens to both.
+/// Listens to them.
 #[derive(Debug)]
 pub(crate) struct Uevents(netlink_sys::Socket);
 
@@ -87,15 +87,14 @@ impl AsFd for Uevents {
 }
 
 impl Uevents {
-    pub(crate) fn open() -> io::Result<Self> {
+    pub(crate) fn open(groups: &[u32]) -> io::Result<Self> {
         let mut socket = netlink_sys::Socket::new(NETLINK_KOBJECT_UEVENT)?;
         socket.set_non_blocking(true)?;
         // A storm of devices must not lose any. Without CAP_NET_ADMIN there is less room, and `Lost` says so.
         let room = set_socket_recv_buffer_size_force(&socket, ROOM);
         room.or_else(|_| set_socket_recv_buffer_size(&socket, ROOM))?;
         socket.bind_auto()?;
-        socket.add_membership(KERNEL)?;
-        socket.add_membership(UDEV)?;
+        groups.iter().try_for_each(|group| socket.add_membership(*group))?;
         Ok(Self(socket))
     }
 

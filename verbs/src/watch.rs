@@ -10,7 +10,7 @@ use std::time::Instant;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::event::{Timespec, epoll};
 
-use crate::uevent::{Uevent, Uevents};
+use crate::uevent::{KERNEL, UDEV, Uevent, Uevents};
 use crate::{AsyncEvent, AsyncEvents, EventType};
 
 /// `RTNLGRP_LINK`
@@ -62,7 +62,7 @@ impl Watch {
     /// # Errors
     /// No netlink.
     pub fn open() -> io::Result<Self> {
-        let uevents = Uevents::open()?;
+        let uevents = Uevents::open(&[KERNEL, UDEV])?;
         let mut links = netlink_sys::Socket::new(NETLINK_ROUTE)?;
         links.set_non_blocking(true)?;
         links.bind_auto()?;

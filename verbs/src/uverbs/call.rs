@@ -92,8 +92,21 @@ impl<'a> Call<'a> {
         self.with(id, 8, MANDATORY, value)
     }
 
+    /// Makes the call, which makes an object: its number.
+    pub(crate) fn make_object(self, id: u16, file: BorrowedFd<'a>) -> io::Result<u64> {
+        let place = size_of::<Header>() + self.attributes.len() * size_of::<Attribute>();
+        let bytes = self.with(id, 0, MANDATORY, 0).bytes(file)?;
+        let object = bytes.get(place..).and_then(|rest| Attribute::read_from_prefix(rest).ok());
+        object.map(|(object, _)| object.data).ok_or(io::ErrorKind::InvalidData.into())
+    }
+
     /// Makes the call.
-    pub(crate) fn make(mut self, file: BorrowedFd<'a>) -> io::Result<()> {
+    pub(crate) fn make(self, file: BorrowedFd<'a>) -> io::Result<()> {
+        self.bytes(file).map(drop)
+    }
+
+    /// What the kernel has left of the call's own bytes.
+    fn bytes(mut self, file: BorrowedFd<'a>) -> io::Result<Vec<u8>> {
         let length = size_of::<Header>() + self.attributes.len() * size_of::<Attribute>();
         self.header.length = u16::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.header.attributes =
@@ -101,7 +114,8 @@ impl<'a> Call<'a> {
         let mut bytes = [self.header.as_bytes(), self.attributes.as_bytes()].concat();
         #[expect(unsafe_code, reason = "an ioctl of the uverbs device")]
         // SAFETY: the addresses in it are those of memory that is borrowed for as long as this call is, with their lengths.
-        Ok(unsafe { ioctl(file, Buffer(&mut bytes)) }?)
+        unsafe { ioctl(file, Buffer(&mut bytes)) }?;
+        Ok(bytes)
     }
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Commands of write(2) (`enum ib_uverbs_write_cmds`), as the ioctl takes them too.
 
+use std::io;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::call::{Call, DRIVER_OUT};
@@ -36,7 +38,7 @@ pub(super) struct Post {
 }
 
 impl Open {
-    /// Gives a command. Of a request that begins with the address of its answer the ioctl does not read that.
+    /// Gives a command: see [`Open::give`].
     pub(super) fn command(
         &self,
         what: &'static str,
@@ -45,6 +47,18 @@ impl Open {
         response: &mut [u8],
         from_driver: &mut [u8],
     ) -> Result<(), Error> {
+        let outcome = self.give(number, request, response, from_driver);
+        outcome.map_err(|error| self.failed(what, error))
+    }
+
+    /// Gives a command. Of a request that begins with the address of its answer the ioctl does not read that.
+    pub(super) fn give(
+        &self,
+        number: u32,
+        request: &[u8],
+        response: &mut [u8],
+        from_driver: &mut [u8],
+    ) -> io::Result<()> {
         let mut call = Call::new(self.driver, device::OBJECT, device::INVOKE_WRITE)
             .input(0, request)
             .constant(2, number.into());
@@ -54,7 +68,7 @@ impl Open {
         if !from_driver.is_empty() {
             call = call.output(DRIVER_OUT, from_driver);
         }
-        call.make(self.fd()).map_err(|error| Error::of(what, error))
+        call.make(self.fd())
     }
 
     /// Has the next completion of a queue be told of by an event.
@@ -75,6 +89,6 @@ impl Open {
             _ => (std::slice::from_ref(&handle), 0),
         };
         let answer = answer.get_mut(..length).unwrap_or_default();
-        self.command("give back", number, request.as_bytes(), answer, &mut []).ok();
+        self.give(number, request.as_bytes(), answer, &mut []).ok();
     }
 }

@@ -3,8 +3,6 @@
 
 use std::io;
 
-use rustix::io::Errno;
-
 use crate::netlink;
 
 /// Why something was not done.
@@ -43,10 +41,6 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn of(what: &'static str, source: io::Error) -> Self {
-        let gone = [Errno::IO, Errno::NODEV].map(Errno::raw_os_error);
-        match source.raw_os_error() {
-            Some(errno) if gone.contains(&errno) => Self::Gone(what),
-            _ => Self::Kernel { what, source },
-        }
+        Self::Kernel { what, source }
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mremap_fixed, munmap};
 
 /// Pages of this process. What is in them can change at any time, so they are never a slice.
 #[derive(Debug)]
@@ -47,6 +47,24 @@ impl Pages {
     fn at(start: *mut c_void, length: usize) -> io::Result<Self> {
         let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, length })
+    }
+
+    /// What is in them stays, and is this process's alone from now on: the device and the kernel do not see them any more, and
+    /// the file that they were of is let go. Who uses them meanwhile does not notice, but what is written meanwhile may be lost.
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        let copy = Self::new(self.length)?;
+        let mut bytes = vec![0; self.length];
+        self.read(0, &mut bytes);
+        copy.write(0, &bytes);
+        let (from, to) = (copy.start.as_ptr(), self.start.as_ptr());
+        #[expect(unsafe_code, reason = "mremap over these pages")]
+        // SAFETY: both mappings have `length` bytes, rounded up to pages alike. The copy takes the place of this one in one
+        // step: at no time is there nothing. It is this value's then, so that it must not be unmapped as the copy's.
+        unsafe {
+            mremap_fixed(from, self.length, self.length, MremapFlags::MAYMOVE, to)?;
+        }
+        std::mem::forget(copy);
+        Ok(())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -133,5 +151,21 @@ mod tests {
         let beyond =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pages.write(4095, &[0, 0])));
         assert!(beyond.is_err());
+    }
+
+    #[test]
+    fn kept() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(5000).unwrap();
+        let pages = Pages::of(std::os::fd::AsFd::as_fd(&file), 0, 5000).unwrap();
+        pages.write(4990, &[1, 2, 3, 4]);
+        pages.keep().unwrap();
+        let mut read = [0; 4];
+        pages.read(4990, &mut read);
+        assert_eq!(read, [1, 2, 3, 4]);
+        pages.write(4990, &[5]);
+        let mut of_file = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut of_file, 4990).unwrap();
+        assert_eq!(of_file, [1]);
     }
 }

@@ -4,10 +4,14 @@
 
 mod attributes;
 mod call;
+mod channel;
 mod command;
 mod error;
+mod guard;
+mod life;
 mod memory;
 mod objects;
+mod outstanding;
 mod plain;
 mod provider;
 mod qp;
@@ -15,16 +19,19 @@ mod rxe;
 mod work;
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use zerocopy::{FromZeros as _, IntoBytes as _};
 
 pub use attributes::{DeviceAttributes, GidEntry, PortAttributes};
+pub use channel::{CompletionChannel, DeviceChannel};
 pub use error::Error;
-pub use objects::{Access, CompletionChannel, CompletionQueue, MemoryRegion, ProtectionDomain};
+pub use objects::{Access, CompletionQueue, MemoryRegion, ProtectionDomain};
 pub use qp::{
     CanPostReceive, Capacity, Global, Init, Path, Peer, QueuePair, ReadyToReceive, ReadyToSend,
     Reset, Sending,
@@ -35,6 +42,8 @@ use crate::async_events::driver_request;
 use crate::netlink::{Device, Socket};
 use crate::{PortNum, driver_name};
 use call::{Call, DRIVER_IN, DRIVER_OUT};
+use life::{Life, Taken};
+use memory::Pages;
 
 /// `UVERBS_OBJECT_DEVICE` and its methods.
 mod device {
@@ -48,9 +57,16 @@ mod device {
 /// Room for what a driver has to say; the longest has less than half of this.
 const DRIVER_ROOM: usize = 512;
 
-/// An open device. What it is asked after its driver has gone is an error `EIO`.
+/// An open device.
 ///
-/// A device whose driver cannot take it back (rxe, siw) stays until this is dropped.
+/// When it is pulled out, or its driver is, everything that is made of it is let go at once, so that nobody has to wait for this
+/// process: what is done with it afterwards is [`Error::Gone`], whoever sleeps in a [`CompletionChannel`] wakes up with that,
+/// and completion queues have what was completed and then, as [flushed](WorkStatus::FLUSHED), each request that was not, once.
+/// Dropping things works as ever, in any order. One thread in the process listens for that; the node's `remove` is announced
+/// to the network namespaces of the initial user namespace, and where it is not heard only a driver that can take a device
+/// back ends this.
+///
+/// A process that was forked has the device open too, and holds it until it ends or calls execve(2).
 #[derive(Debug)]
 pub struct Context {
     open: Arc<Open>,
@@ -60,17 +76,63 @@ pub struct Context {
 /// The file, which everything that is made of the device keeps open.
 #[derive(Debug)]
 struct Open {
-    file: File,
+    file: Taken,
     driver: u32,
+    life: Life,
 }
 
 impl Open {
+    fn new(file: File, driver: u32) -> io::Result<Self> {
+        Ok(Self { file: Taken(file), driver, life: Life::new()? })
+    }
+
     fn call<'a>(&self, method: u16) -> Call<'a> {
         Call::new(self.driver, device::OBJECT, method)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+
+    /// Nothing is begun when the device has gone.
+    fn check(&self, what: &'static str) -> Result<(), Error> {
+        if self.life.is_over() { Err(Error::Gone(what)) } else { Ok(()) }
+    }
+
+    /// What an error of a call means.
+    fn failed(&self, what: &'static str, error: io::Error) -> Error {
+        let is_gone = error.raw_os_error() == Some(Errno::IO.raw_os_error()) && !self.answers();
+        if is_gone {
+            // What the kernel does not let go it will not let go the next time either; it ends with this process.
+            self.end().ok();
+        }
+        if self.life.is_over() { Error::Gone(what) } else { Error::of(what, error) }
+    }
+
+    /// Whether there is still a driver, which can say `EIO` as well: the kernel answers this one itself.
+    fn answers(&self) -> bool {
+        let mut answer = DeviceAttributes::default();
+        let outcome = (self.call(device::INVOKE_WRITE))
+            .input(0, &[0; 8])
+            .constant(2, command::EX_QUERY_DEVICE.into())
+            .output(1, answer.as_mut_bytes())
+            .make(self.fd());
+        !outcome.is_err_and(|error| error.raw_os_error() == Some(Errno::IO.raw_os_error()))
+    }
+
+    /// Lets go of everything.
+    fn end(&self) -> io::Result<()> {
+        self.life.end(&self.file, |pair| self.destroy(command::DESTROY_QP, pair.handle))
+    }
+
+    /// Maps what belongs to something that was made of the device.
+    fn map(&self, offset: u64, length: usize) -> Result<Arc<Pages>, Error> {
+        let what = "map a queue";
+        let mut held = self.life.held().ok_or(Error::Gone(what))?;
+        let pages = Pages::of(self.fd(), offset, length).map_err(|error| Error::of(what, error))?;
+        let pages = Arc::new(pages);
+        held.pages.push(Arc::downgrade(&pages));
+        Ok(pages)
     }
 }
 
@@ -107,7 +169,27 @@ impl Context {
             call = call.input(DRIVER_IN, &for_driver);
         }
         call.make(file.as_fd()).map_err(|error| Error::of(what, error))?;
-        Ok(Self { open: Arc::new(Open { file, driver }), completion_vectors: vectors })
+        let open = Open::new(file, driver).map_err(|error| Error::of(what, error))?;
+        let open = Arc::new(open);
+        guard::watch(&open).map_err(|error| Error::of("listen for devices that go", error))?;
+        Ok(Self { open, completion_vectors: vectors })
+    }
+
+    /// Whether the device has gone, or was let go. It does not come back: a device that is plugged in again has another
+    /// [`crate::DevIndex`], and is to be opened anew.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.open.life.is_gone()
+    }
+
+    /// Lets go of the device with everything that is made of it, as if it were pulled out: what waits for it goes on, nothing
+    /// can be posted, and what was posted and is not completed is [flushed](WorkStatus::FLUSHED). This happens by itself when
+    /// the kernel says that the device goes.
+    ///
+    /// # Errors
+    /// What the kernel does not let go: `ENOMEM`.
+    pub fn let_go(&self) -> io::Result<()> {
+        self.open.end()
     }
 
     /// How many interrupts completion queues can be spread over.
@@ -137,7 +219,7 @@ impl Context {
             .constant(0, port.0.into())
             .output(1, attributes.as_mut_bytes())
             .make(self.open.fd())
-            .map_err(|error| Error::of("ask how a port is", error))?;
+            .map_err(|error| self.open.failed("ask how a port is", error))?;
         Ok(attributes)
     }
 
@@ -154,7 +236,7 @@ impl Context {
             .output(2, entries.as_mut_bytes())
             .output(3, count.as_mut_bytes())
             .make(self.open.fd())
-            .map_err(|error| Error::of("read the GID table", error))?;
+            .map_err(|error| self.open.failed("read the GID table", error))?;
         entries.truncate(usize::try_from(count).unwrap_or(most));
         Ok(entries)
     }
@@ -178,7 +260,8 @@ mod tests {
     #[test]
     fn without_a_provider() {
         let file = File::open("/dev/null").unwrap();
-        let context = Context { open: Arc::new(Open { file, driver: 1 }), completion_vectors: 1 };
+        let open = Arc::new(Open::new(file, 1).unwrap());
+        let context = Context { open, completion_vectors: 1 };
         let error = context.completion_queue(1, None).unwrap_err();
         assert_eq!(error.to_string(), "there is no user-space provider for mlx5");
     }

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is made of a device: each keeps alive what it was made of, and is given back to the kernel when it is dropped.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
+use super::channel::CompletionChannel;
 use super::memory::Pages;
+use super::outstanding::{Joined, Joining};
 use super::plain::CompletionCalls;
 use super::provider::{Completions, Provider};
 use super::rxe::{self, CompletionRing};
@@ -120,38 +118,12 @@ impl MemoryRegion {
     }
 }
 
-/// Where events of completion queues come from. Readable when there is one.
-#[derive(Clone, Debug)]
-pub struct CompletionChannel(Arc<File>);
-
-impl AsFd for CompletionChannel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl CompletionChannel {
-    /// Takes an event: the number that its completion queue was made with. None when there is none at the moment.
-    ///
-    /// # Errors
-    /// See [`Error`]; [`Error::Gone`] when nothing more will come.
-    pub fn take(&self) -> Result<Option<u64>, Error> {
-        let mut number = [0; 8];
-        loop {
-            return match (&*self.0).read(&mut number) {
-                Ok(_) => Ok(Some(u64::from_ne_bytes(number))),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(Error::of("take a completion event", error)),
-            };
-        }
-    }
-}
-
 /// A completion queue.
 #[derive(Debug)]
 pub struct CompletionQueue {
     completions: Box<dyn Completions>,
+    pub(super) joining: Arc<Joining>,
+    joined: Joined,
     pub(super) handle: Arc<Handle>,
     entries: u32,
     _channel: Option<CompletionChannel>,
@@ -164,12 +136,22 @@ impl CompletionQueue {
         self.entries
     }
 
-    /// Takes the completions that are there, as many as there is room for: how many. No system call with mapped queues.
+    /// Takes the completions that are there, as many as there is room for: how many. No system call with mapped queues. When the
+    /// device has gone, those of the requests that it has left: with none any more, everything was completed.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
-        self.completions.poll(room)
+        let life = &self.handle.open.life;
+        let was_gone = life.is_gone();
+        let taken = match self.completions.poll(room) {
+            Ok(taken) => taken,
+            Err(Error::Gone(_)) => 0,
+            Err(error) => return Err(error),
+        };
+        self.joined.complete(room.get(..taken).unwrap_or_default());
+        // What was completed at last comes first.
+        Ok(if taken == 0 && was_gone { self.joined.flush(room) } else { taken })
     }
 
     /// Has the next completion be told of by an event, once; with `solicited_only` the next that its sender has asked for.
@@ -219,24 +201,6 @@ impl Context {
         Ok(ProtectionDomain(Arc::new(Handle::new(&self.open, handle, command::DEALLOC_PD))))
     }
 
-    /// Makes a channel for events of completion queues.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn completion_channel(&self) -> Result<CompletionChannel, Error> {
-        let (request, mut number) = (0_u64, u32::MAX);
-        let (bytes, room) = (request.as_bytes(), number.as_mut_bytes());
-        let what = "make a completion channel";
-        self.open.command(what, command::CREATE_COMP_CHANNEL, bytes, room, &mut [])?;
-        let fd = i32::try_from(number).map_err(|_| Error::Garbage)?;
-        #[expect(unsafe_code, reason = "the kernel hands the file out as a number")]
-        // SAFETY: the kernel has made it in this call, so it is open and nobody else's.
-        let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        let nonblocking = rustix::fs::fcntl_setfl(&file, OFlags::NONBLOCK);
-        nonblocking.map_err(|errno| Error::of(what, errno.into()))?;
-        Ok(CompletionChannel(Arc::new(file)))
-    }
-
     /// Makes a completion queue with room for at least `entries`; events of it come to the channel, with `number`.
     ///
     /// # Errors
@@ -252,7 +216,7 @@ impl Context {
             user_handle: channel.map_or(0, |(_, number)| number),
             entries,
             vector: 0,
-            channel: channel.map_or(-1, |(channel, _)| channel.0.as_raw_fd()),
+            channel: channel.map_or(-1, |(channel, _)| channel.as_raw()),
             reserved: 0,
         };
         let mut answer = [0_u32; 2];
@@ -271,7 +235,9 @@ impl Context {
             Provider::Plain => Box::new(CompletionCalls::new(&self.open, number)),
         };
         let channel = channel.map(|(channel, _)| channel.clone());
-        Ok(CompletionQueue { completions, handle, entries, _channel: channel })
+        let joining = Arc::default();
+        let joined = Joined::new(&joining);
+        Ok(CompletionQueue { completions, joining, joined, handle, entries, _channel: channel })
     }
 }
 

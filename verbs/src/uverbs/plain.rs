@@ -7,8 +7,9 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::command::{self, Post};
+use super::outstanding::{Outstanding, Pair};
 use super::provider::{Completions, Limits, Work};
-use super::work::{Completion, Data, ReceiveRequest, SendRequest, Sge};
+use super::work::{Completion, Data, ReceiveRequest, SIGNALED, SendRequest, Sge};
 use super::{Error, Open};
 
 /// How many completions are taken at a time.
@@ -99,40 +100,78 @@ pub(super) struct WorkCalls {
     open: Arc<Open>,
     handle: u32,
     limits: Limits,
+    /// How many requests there can be, sends first.
+    room: (usize, usize),
 }
 
 impl WorkCalls {
-    pub(super) fn new(open: &Arc<Open>, handle: u32, limits: Limits) -> Self {
-        Self { open: Arc::clone(open), handle, limits }
+    pub(super) fn new(open: &Arc<Open>, handle: u32, limits: Limits, room: (usize, usize)) -> Self {
+        Self { open: Arc::clone(open), handle, limits, room }
     }
 
     /// Posts requests that fit into one call; the error of the first that is refused.
     fn post(
         &self,
+        queue: &Outstanding,
         number: u32,
-        requests: &[u8],
-        each: usize,
+        requests: &[impl Head],
         elements: &[Sge],
     ) -> Result<(), Error> {
         let post = Post {
             response: 0,
             handle: self.handle,
-            requests: count(requests.len() / each),
+            requests: count(requests.len()),
             elements: count(elements.len()),
-            element_size: count(each),
+            element_size: count(size_of_val(requests).checked_div(requests.len()).unwrap_or(0)),
         };
-        let request = [post.as_bytes(), requests, elements.as_bytes()].concat();
+        let request = [post.as_bytes(), requests.as_bytes(), elements.as_bytes()].concat();
+        // They can be completed before the call ends.
+        requests.iter().for_each(|request| queue.post(request.id(), request.is_signaled()));
         // Which request was refused, from 1.
         let mut bad = 0_u32;
         let outcome = self.open.command("post", number, &request, bad.as_mut_bytes(), &mut []);
-        match outcome {
-            Err(Error::Kernel { source, .. })
+        let error = match outcome {
+            // They were posted while it went, and are flushed.
+            Ok(()) | Err(Error::Gone(_)) => return Ok(()),
+            Err(error) => error,
+        };
+        let done = usize::try_from(bad.saturating_sub(1)).unwrap_or(0);
+        let left = requests.get(done..).unwrap_or_default();
+        queue.take_back(left.len(), left.iter().filter(|request| request.is_signaled()).count());
+        Err(match error {
+            Error::Kernel { source, .. }
                 if source.raw_os_error() == Some(Errno::NOMEM.raw_os_error()) =>
             {
-                Err(Error::Full(usize::try_from(bad.saturating_sub(1)).unwrap_or(0)))
+                Error::Full(done)
             }
-            outcome => outcome,
-        }
+            error => error,
+        })
+    }
+}
+
+/// What the kernel is given of a request.
+trait Head: IntoBytes + Immutable + Sized {
+    fn id(&self) -> u64;
+    fn is_signaled(&self) -> bool;
+}
+
+impl Head for Send {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn is_signaled(&self) -> bool {
+        self.flags & SIGNALED != 0
+    }
+}
+
+impl Head for Receive {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn is_signaled(&self) -> bool {
+        true
     }
 }
 
@@ -157,11 +196,16 @@ fn count(length: usize) -> u32 {
 }
 
 impl Work for WorkCalls {
-    fn send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
+    fn room(&self) -> (usize, usize) {
+        self.room
+    }
+
+    fn send(&mut self, pair: &Pair, requests: &[SendRequest<'_>]) -> Result<(), Error> {
         let regions = |request: &SendRequest<'_>| match request.data {
             Data::Regions(regions) => regions.len(),
             Data::Inline(_) => 1,
         };
+        self.open.check("send")?;
         for piece in pieces(requests, size_of::<Send>(), regions) {
             let (mut heads, mut all) = (Vec::new(), Vec::new());
             for request in piece {
@@ -170,7 +214,7 @@ impl Work for WorkCalls {
                     Data::Inline(bytes) => (bytes.len(), self.limits.inline, true),
                 };
                 if length > most {
-                    self.post(command::POST_SEND, &heads, size_of::<Send>(), &all)?;
+                    self.post(&pair.send, command::POST_SEND, &heads, &all)?;
                     return Err(Error::TooLong(length, most));
                 }
                 let (remote_address, rkey) = request.operation.remote();
@@ -184,7 +228,7 @@ impl Work for WorkCalls {
                     rkey,
                     reserved: [0; 20],
                 };
-                heads.extend(head.as_bytes());
+                heads.push(head);
                 match request.data {
                     Data::Regions(regions) => all.extend(regions),
                     // The kernel takes the bytes from here before the call ends.
@@ -195,25 +239,26 @@ impl Work for WorkCalls {
                     }),
                 }
             }
-            self.post(command::POST_SEND, &heads, size_of::<Send>(), &all)?;
+            self.post(&pair.send, command::POST_SEND, &heads, &all)?;
         }
         Ok(())
     }
 
-    fn receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+    fn receive(&mut self, pair: &Pair, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+        self.open.check("receive")?;
         for piece in pieces(requests, size_of::<Receive>(), |request| request.to.len()) {
             let (mut heads, mut all) = (Vec::new(), Vec::new());
             for request in piece {
                 let (length, most) = (request.to.len(), self.limits.receive_sge);
                 if length > most {
-                    self.post(command::POST_RECV, &heads, size_of::<Receive>(), &all)?;
+                    self.post(&pair.receive, command::POST_RECV, &heads, &all)?;
                     return Err(Error::TooLong(length, most));
                 }
                 let head = Receive { id: request.id, elements: count(length), reserved: 0 };
-                heads.extend(head.as_bytes());
+                heads.push(head);
                 all.extend(request.to);
             }
-            self.post(command::POST_RECV, &heads, size_of::<Receive>(), &all)?;
+            self.post(&pair.receive, command::POST_RECV, &heads, &all)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 
 use super::Error;
+use super::outstanding::Pair;
 use super::work::{Completion, ReceiveRequest, SendRequest};
 use crate::driver_name;
 
@@ -47,8 +48,10 @@ pub(super) trait Completions: Debug + Send {
     fn arm(&mut self, solicited_only: bool) -> Result<(), Error>;
 }
 
-/// Where requests go. Of several those before the first that is refused are posted.
+/// Where requests go, which also the pair is told of. Of several those before the first that is refused are posted.
 pub(super) trait Work: Debug + Send {
-    fn send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error>;
-    fn receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error>;
+    /// How many requests there can be in the two queues, sends first.
+    fn room(&self) -> (usize, usize);
+    fn send(&mut self, pair: &Pair, requests: &[SendRequest<'_>]) -> Result<(), Error>;
+    fn receive(&mut self, pair: &Pair, requests: &[ReceiveRequest<'_>]) -> Result<(), Error>;
 }

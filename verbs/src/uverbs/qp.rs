@@ -7,6 +7,7 @@ use std::sync::Arc;
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::objects::{Access, CompletionQueue, Handle, ProtectionDomain};
+use super::outstanding::{Outstanding, Own, Pair, Sides};
 use super::plain::WorkCalls;
 use super::provider::{Limits, Provider, Work};
 use super::rxe::{MappingInfo, WorkRings};
@@ -118,6 +119,7 @@ pub struct Sending {
 #[derive(Debug)]
 pub struct QueuePair<State> {
     work: Box<dyn Work>,
+    pair: Own,
     handle: Handle,
     number: u32,
     port: PortNum,
@@ -241,7 +243,8 @@ impl Context {
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
         let what = "make a queue pair";
         self.open.command(what, command::CREATE_QP, bytes, room, from_driver)?;
-        let [handle, number, _, _, send_sge, receive_sge, inline, _] = answer;
+        let [handle, number, send_requests, receive_requests, send_sge, receive_sge, inline, _] =
+            answer;
         let handle = Handle::new(&self.open, handle, command::DESTROY_QP);
         let size = |size: u32| usize::try_from(size).unwrap_or(usize::MAX);
         let limits = Limits {
@@ -252,11 +255,30 @@ impl Context {
         let number_here = handle.number;
         let work: Box<dyn Work> = match provider {
             Provider::Rxe => Box::new(WorkRings::new(&self.open, number_here, &mappings, limits)?),
-            Provider::Plain => Box::new(WorkCalls::new(&self.open, number_here, limits)),
+            Provider::Plain => {
+                let room = (size(send_requests), size(receive_requests));
+                Box::new(WorkCalls::new(&self.open, number_here, limits, room))
+            }
         };
+        let room = work.room();
+        let (sends, receives) = (Outstanding::new(room.0), Outstanding::new(room.1));
+        let pair = Own(Arc::new(Pair {
+            handle: handle.number,
+            number,
+            send: sends,
+            receive: receives,
+            is_destroyed: false.into(),
+        }));
+        if Arc::ptr_eq(&send.joining, &receive.joining) {
+            send.joining.add(&pair.0, Sides { send: true, receive: true });
+        } else {
+            send.joining.add(&pair.0, Sides { send: true, receive: false });
+            receive.joining.add(&pair.0, Sides { send: false, receive: true });
+        }
+        self.open.life.held().ok_or(Error::Gone(what))?.pairs.push(Arc::downgrade(&pair.0));
         let of = (domain.clone(), Arc::clone(&send.handle), Arc::clone(&receive.handle));
         let (port, state) = (PortNum(1), PhantomData);
-        Ok(QueuePair { work, handle, number, port, limits, _of: of, state })
+        Ok(QueuePair { work, pair, handle, number, port, limits, _of: of, state })
     }
 }
 
@@ -277,8 +299,8 @@ impl<State> QueuePair<State> {
         let change = Modify { handle: self.handle.number, ..change };
         let command = command::MODIFY_QP;
         self.handle.open.command(what, command, change.as_bytes(), &mut [], &mut [])?;
-        let Self { work, handle, number, port, limits, _of, .. } = self;
-        Ok(QueuePair { work, handle, number, port, limits, _of, state: PhantomData })
+        let Self { work, pair, handle, number, port, limits, _of, .. } = self;
+        Ok(QueuePair { work, pair, handle, number, port, limits, _of, state: PhantomData })
     }
 }
 
@@ -288,7 +310,7 @@ impl<State: CanPostReceive> QueuePair<State> {
     /// # Errors
     /// See [`Error`]; those before the one that is refused are posted.
     pub fn post_receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
-        self.work.receive(requests)
+        self.work.receive(&self.pair.0, requests)
     }
 }
 
@@ -374,7 +396,7 @@ impl QueuePair<ReadyToSend> {
     /// # Errors
     /// See [`Error`]; those before the one that is refused are posted.
     pub fn post_send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
-        self.work.send(requests)
+        self.work.send(&self.pair.0, requests)
     }
 }
 

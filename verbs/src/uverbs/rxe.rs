@@ -5,6 +5,10 @@
 //! reads the element, then stores its own with release. So an element is whole before the other side can see its index,
 //! and is not written again before the other side is done with it. Indices stand already masked. The size of a ring is
 //! read once: it lies where the kernel's own view of it does not depend on it, but anybody with the mapping can change it.
+//!
+//! When the device has gone the mappings are copies ([`super::life`]): the kernel has destroyed the queue pairs by then, so a
+//! copy of a completion queue has all there will ever be, and this side's index is not read from there. The others say nothing:
+//! of a queue pair that is destroyed the kernel's index has gone to the end.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -14,6 +18,7 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::command::{self, Post};
 use super::memory::Pages;
+use super::outstanding::{Outstanding, Pair};
 use super::provider::{Completions, Limits, Work};
 use super::work::{Completion, Data, ReceiveRequest, SendRequest, Sge};
 use super::{Error, Open};
@@ -33,7 +38,7 @@ pub(super) struct MappingInfo {
 
 #[derive(Debug)]
 struct Ring {
-    pages: Pages,
+    pages: Arc<Pages>,
     mask: u32,
     element: usize,
     /// Of the side that this program is.
@@ -43,11 +48,10 @@ struct Ring {
 impl Ring {
     fn map(open: &Open, info: &MappingInfo) -> Result<Self, Error> {
         let length = usize::try_from(info.size).map_err(|_| Error::Garbage)?;
-        let pages = Pages::of(open.fd(), info.offset, length);
-        Self::over(pages.map_err(|error| Error::of("map a queue", error))?)
+        Self::over(open.map(info.offset, length)?)
     }
 
-    fn over(pages: Pages) -> Result<Self, Error> {
+    fn over(pages: Arc<Pages>) -> Result<Self, Error> {
         if pages.len() < ELEMENTS {
             return Err(Error::Garbage);
         }
@@ -74,8 +78,18 @@ impl Ring {
         (consumer.wrapping_sub(self.index).wrapping_sub(1) & self.mask) as usize
     }
 
-    /// Lets the kernel see one element more.
-    fn produce(&mut self) {
+    /// Posts a request: its head, the rest of its element, and what to remember of it.
+    fn post(
+        &mut self,
+        head: &[u8],
+        rest: &[u8],
+        queue: &Outstanding,
+        (id, is_signaled): (u64, bool),
+    ) {
+        let place = self.place(self.index);
+        self.pages.write(place, head);
+        self.pages.write(place + head.len(), rest);
+        queue.post(id, is_signaled);
         self.index = self.index.wrapping_add(1) & self.mask;
         self.pages.word(PRODUCER).store(self.index, Ordering::Release);
     }
@@ -179,13 +193,13 @@ impl WorkRings {
         bytes[..8].copy_from_slice(header.as_bytes());
         bytes[8..].copy_from_slice(core.as_bytes());
         // The shorter way; not for a process that was forked.
-        match (&self.open.file).write(&bytes) {
+        match (&self.open.file.0).write(&bytes) {
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 let (core, answer) = (core.as_bytes(), answer.as_mut_bytes());
                 self.open.command("send", command::POST_SEND, core, answer, &mut [])
             }
             Ok(_) => Ok(()),
-            Err(error) => Err(Error::of("send", error)),
+            Err(error) => Err(self.open.failed("send", error)),
         }
     }
 }
@@ -253,7 +267,12 @@ fn send_head(request: &SendRequest<'_>) -> SendHead {
 }
 
 impl Work for WorkRings {
-    fn send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
+    fn room(&self) -> (usize, usize) {
+        (self.send.mask as usize, self.receive.mask as usize)
+    }
+
+    fn send(&mut self, pair: &Pair, requests: &[SendRequest<'_>]) -> Result<(), Error> {
+        self.open.check("send")?;
         let room = self.send.room();
         let mut outcome = Ok(());
         let mut posted = 0;
@@ -270,20 +289,20 @@ impl Work for WorkRings {
                 outcome = Err(Error::Full(posted));
                 break;
             }
-            let place = self.send.place(self.send.index);
-            self.send.pages.write(place, send_head(request).as_bytes());
-            self.send.pages.write(place + HEAD, bytes);
-            self.send.produce();
+            let remembered = (request.id, request.signaled);
+            self.send.post(send_head(request).as_bytes(), bytes, &pair.send, remembered);
             posted += 1;
         }
         // Once for all of them.
-        if posted > 0 {
-            self.ring_doorbell()?;
+        match if posted > 0 { self.ring_doorbell() } else { Ok(()) } {
+            // They were posted while it went, and are flushed.
+            Ok(()) | Err(Error::Gone(_)) => outcome,
+            Err(error) => Err(error),
         }
-        outcome
     }
 
-    fn receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+    fn receive(&mut self, pair: &Pair, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+        self.open.check("receive")?;
         let room = self.receive.room();
         for (posted, request) in requests.iter().enumerate() {
             let most = self.limits.receive_sge;
@@ -294,13 +313,10 @@ impl Work for WorkRings {
                 return Err(Error::Full(posted));
             }
             let dma = Dma::of(total(request.to), request.to.len());
-            let place = self.receive.place(self.receive.index);
             let mut head = [0; RECEIVE_HEAD];
             head[..8].copy_from_slice(&request.id.to_ne_bytes());
             head[16..].copy_from_slice(dma.as_bytes());
-            self.receive.pages.write(place, &head);
-            self.receive.pages.write(place + RECEIVE_HEAD, request.to.as_bytes());
-            self.receive.produce();
+            self.receive.post(&head, request.to.as_bytes(), &pair.receive, (request.id, true));
         }
         Ok(())
     }
@@ -315,11 +331,13 @@ mod tests {
         let pages = Pages::new(ELEMENTS + ((count as usize) << log2)).unwrap();
         pages.word(0).store(log2, Ordering::Relaxed);
         pages.word(4).store(count - 1, Ordering::Relaxed);
-        Ring::over(pages).unwrap()
+        Ring::over(Arc::new(pages)).unwrap()
     }
 
     fn open() -> Arc<Open> {
-        Arc::new(Open { file: std::fs::File::open("/dev/null").unwrap(), driver: 14 })
+        Arc::new(
+            Open::new(std::fs::File::options().write(true).open("/dev/null").unwrap(), 14).unwrap(),
+        )
     }
 
     fn element(ring: &Ring, index: u32, length: usize) -> Vec<u8> {
@@ -333,6 +351,11 @@ mod tests {
         WorkRings::over(open(), 5, ring(9, count), ring(6, count), limits).unwrap()
     }
 
+    fn pair() -> Pair {
+        let [send, receive] = [(); 2].map(|()| Outstanding::new(4));
+        Pair { handle: 5, number: 17, send, receive, is_destroyed: false.into() }
+    }
+
     const SGE: Sge = Sge { address: 0x1000, length: 7, lkey: 9 };
 
     #[test]
@@ -341,18 +364,18 @@ mod tests {
         // 64 bytes have room for one.
         assert_eq!(rings.limits.receive_sge, 1);
         let request = ReceiveRequest { id: 3, to: &[SGE] };
-        rings.receive(&[request, request]).unwrap();
+        rings.receive(&pair(), &[request, request]).unwrap();
         assert_eq!(rings.receive.pages.word(PRODUCER).load(Ordering::Relaxed), 2);
         let bytes = element(&rings.receive, 1, 56);
         let words: Vec<u32> = <[u32; 14]>::read_from_bytes(&bytes).unwrap().into();
         assert_eq!(words, [3, 0, 0, 0, 7, 7, 0, 1, 0, 0, 0x1000, 0, 7, 9]);
         // Three fit into a ring of four.
-        assert!(matches!(rings.receive(&[request, request]), Err(Error::Full(1))));
+        assert!(matches!(rings.receive(&pair(), &[request, request]), Err(Error::Full(1))));
         rings.receive.pages.word(CONSUMER).store(3, Ordering::Relaxed);
-        rings.receive(&[request]).unwrap();
+        rings.receive(&pair(), &[request]).unwrap();
         assert_eq!(rings.receive.pages.word(PRODUCER).load(Ordering::Relaxed), 0);
         let long = ReceiveRequest { id: 3, to: &[SGE, SGE] };
-        assert!(matches!(rings.receive(&[long]), Err(Error::TooLong(2, 1))));
+        assert!(matches!(rings.receive(&pair(), &[long]), Err(Error::TooLong(2, 1))));
     }
 
     #[test]
@@ -373,11 +396,7 @@ mod tests {
             ..read
         };
         // What is no device takes the doorbell for what it is.
-        rings.open = Arc::new(Open {
-            file: std::fs::File::options().write(true).open("/dev/null").unwrap(),
-            driver: 14,
-        });
-        rings.send(&[read, inline]).unwrap();
+        rings.send(&pair(), &[read, inline]).unwrap();
         let bytes = element(&rings.send, 0, 240);
         let word = |bytes: &[u8], at: usize| u32::read_from_prefix(&bytes[at..]).unwrap().0;
         assert_eq!(
@@ -390,8 +409,8 @@ mod tests {
         assert_eq!([12, 16, 184, 196].map(|at| word(&bytes, at)), [3, 4 | 8, 5, 0]);
         assert_eq!((&bytes[20..24], &bytes[208..]), (&[1, 2, 3, 4][..], &b"hello"[..]));
         let long = SendRequest { data: Data::Inline(&[0; 65]), ..inline };
-        assert!(matches!(rings.send(&[long]), Err(Error::TooLong(65, 64))));
-        assert!(matches!(rings.send(&[read, read]), Err(Error::Full(1))));
+        assert!(matches!(rings.send(&pair(), &[long]), Err(Error::TooLong(65, 64))));
+        assert!(matches!(rings.send(&pair(), &[read, read]), Err(Error::Full(1))));
     }
 
     #[test]
@@ -422,7 +441,7 @@ mod tests {
             let pages = Pages::new(length).unwrap();
             pages.word(0).store(log2, Ordering::Relaxed);
             pages.word(4).store(mask, Ordering::Relaxed);
-            assert!(matches!(Ring::over(pages), Err(Error::Garbage)), "{log2} {mask}");
+            assert!(matches!(Ring::over(Arc::new(pages)), Err(Error::Garbage)), "{log2} {mask}");
         }
     }
 }

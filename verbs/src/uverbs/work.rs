@@ -85,6 +85,9 @@ impl Operation {
     }
 }
 
+/// `IB_SEND_SIGNALED`
+pub(super) const SIGNALED: u32 = 2;
+
 /// Has something be sent, written or read.
 #[derive(Clone, Copy, Debug)]
 pub struct SendRequest<'a> {
@@ -103,7 +106,7 @@ pub struct SendRequest<'a> {
 impl SendRequest<'_> {
     /// `enum ib_send_flags`
     pub(super) fn flags(&self, inline: bool) -> u32 {
-        [(self.signaled, 2), (self.solicited, 4), (inline, 8)]
+        [(self.signaled, SIGNALED), (self.solicited, 4), (inline, 8)]
             .into_iter()
             .map(|(is_set, flag)| if is_set { flag } else { 0 })
             .sum()

@@ -12,13 +12,14 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 6] = [
+const LAB: [&str; 7] = [
     "agent",
     "bench-boot",
     "dm-target",
     "guest-tests",
     "examples/rdma-devinfo",
     "examples/rdma-pingpong",
+    "examples/rdma-unplug",
 ];
 
 const AGENT_UNIT: &str = "[Unit]

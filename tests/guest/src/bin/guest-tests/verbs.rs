@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The verbs crate on real devices, by its examples, beside libibverbs' own.
 
-use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
-use super::bed::{self, Bed, sh};
-use super::hca::{plug, subnet_manager};
+use anyhow::{Context, Result, bail, ensure};
+
+use super::bed::{self, Bed, sh, wait_for};
+use super::hca::{live, plug, subnet_manager};
 use super::{Test, both};
 
 pub(crate) const TESTS: &[Test] = &[
     both("devinfo_says_what_ibv_devinfo_says", devinfo),
     both("pingpong_with_theirs_at_either_end", pingpong),
+    both("pulled_out_of_a_running_program", pulled),
 ];
 
 /// What libibverbs' drivers make up in user space, or only say to be unknown: not the kernel's.
@@ -76,4 +81,114 @@ fn pingpong(bed: &mut Bed) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A program with 64 queue pairs, whose threads poll, sleep and listen, has its device pulled out: everything comes back, nothing
+/// is left, and nobody waits for it. Beside it what becomes of libibverbs' `ibv_rc_pingpong -e`, which sleeps.
+fn pulled(bed: &mut Bed) -> Result<()> {
+    const OURS: &str = "/usr/lib/lab/rdma-unplug";
+    const THEIRS: &str = "ibv_rc_pingpong -e";
+    bed::plug("rxe", "rxe0", &bed.nics[0])?;
+    let (a, _) = (plug("a", 1, &[])?, plug("b", 1, &[])?);
+    // The one that is not pulled out.
+    subnet_manager(bed, "b")?;
+    let devices = [("rxe0", "-g 0", "rdma link delete rxe0"), (&*a, "", LIVE)];
+    for (device, options, pull) in devices {
+        let mut program = Held::start(&format!("{OURS} -d {device} {options}"), "ready")?;
+        let took = program.pull(pull, 20)?.context("nobody lets go of it")?;
+        wait_for("the program has given up everything", || {
+            Ok(program.said()?.contains("allocations") || program.child.try_wait()?.is_some())
+        })?;
+        let said = program.said()?;
+        println!("{device} pulled out of {OURS} in {took} ms: {said}");
+        let numbers = |line: &str| -> Result<Vec<u32>> {
+            let line = said.lines().find_map(|said| said.strip_prefix(line)?.strip_prefix(": "));
+            let words = line.with_context(|| format!("nothing of {said}"))?.split(' ');
+            Ok(words.filter_map(|word| word.parse().ok()).collect())
+        };
+        let [by_polling, after_sleep, once] = numbers("flushed")?[..] else {
+            bail!("it says {said}")
+        };
+        let is_each_once = by_polling + after_sleep == 1010 && once == 1010;
+        ensure!(is_each_once, "of 1010 requests not each came back once");
+        for what in ["files", "allocations"] {
+            let [before, after] = numbers(what)?[..] else { bail!("it says {said}") };
+            ensure!(before == after, "it leaves {what}");
+        }
+        for part in
+            ["told: DEVICE_FATAL, then cannot take an event: the", "posting: cannot send: the"]
+        {
+            ensure!(said.contains(&format!("{part} device has gone")), "it does not say '{part}'");
+        }
+        // The program is still there.
+        ensure!(program.child.try_wait()?.is_none(), "it has ended");
+        if device == "rxe0" {
+            sh("rmmod rdma_rxe && modprobe rdma_rxe")?;
+        }
+    }
+
+    bed::plug("rxe", "rxe0", &bed.nics[0])?;
+    live("a", true)?;
+    for (device, options, pull) in devices {
+        let mut program = Held::start(&format!("{THEIRS} -d {device} {options}"), "local address")?;
+        match program.pull(pull, 3)? {
+            Some(took) => println!("{device} pulled out of {THEIRS} in {took} ms"),
+            None => println!("{device} pulled out of {THEIRS}: not in 3 s, nor before it ended"),
+        }
+    }
+    Ok(())
+}
+
+const LIVE: &str = "echo 0 >/sys/kernel/config/vhca/hcas/a/live";
+
+/// A program that has a device open, until it is dropped.
+struct Held {
+    child: Child,
+}
+
+const SAID: &str = "/run/lab/held";
+
+impl Held {
+    fn start(command: &str, ready: &str) -> Result<Self> {
+        let said = fs::File::create(SAID)?;
+        let child = Command::new("stdbuf")
+            .args(["-oL", "bash", "-c", &format!("exec {command}")])
+            .stdin(Stdio::piped())
+            .stdout(said.try_clone()?)
+            .stderr(said)
+            .spawn()?;
+        let held = Self { child };
+        wait_for("the program has the device", || Ok(held.said()?.contains(ready)))
+            .with_context(|| format!("{command}: {}", held.said().unwrap_or_default()))?;
+        Ok(held)
+    }
+
+    fn said(&self) -> Result<String> {
+        Ok(fs::read_to_string(SAID)?)
+    }
+
+    /// Milliseconds until the device is gone; None when that does not come in so many seconds, and the program was killed.
+    fn pull(&mut self, command: &str, seconds: u64) -> Result<Option<u128>> {
+        let start = Instant::now();
+        let mut pull = Command::new("bash").args(["-c", command]).spawn()?;
+        wait_for("the device is gone, or waits for too long", || {
+            Ok(pull.try_wait()?.is_some() || start.elapsed().as_secs() >= seconds)
+        })?;
+        let took = pull.try_wait()?.map(|_| start.elapsed().as_millis());
+        if took.is_none() {
+            self.child.kill()?;
+            self.child.wait()?;
+        }
+        let status = pull.wait()?;
+        ensure!(status.success(), "`{command}`: {status}");
+        Ok(took)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }
