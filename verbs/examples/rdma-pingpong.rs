@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `rdma-pingpong [-d DEVICE] [-i PORT] [-g GID-INDEX] [-p TCP-PORT] [-s SIZE] [-n ROUNDS] [-m MTU] [-e] [HOST]`: sends a
-//! message back and forth over a reliable connection. The other side may be `ibv_rc_pingpong`.
+//! `rdma-pingpong [-t rc|uc|ud|srq] [-d DEVICE] [-i PORT] [-g GID-INDEX] [-p TCP-PORT] [-s SIZE] [-n ROUNDS] [-m MTU] [-e]
+//! [HOST]`: sends a message back and forth over a reliable connection, an unreliable one, by datagrams, or over sixteen reliable
+//! ones that share a receive queue. The other side may be `ibv_rc_pingpong`, `ibv_uc_pingpong` and so on.
 //!
 //! Shows all that a program with queues does: open the device, register memory, make queues, exchange who they are over
 //! TCP, connect, and then post and poll, with -e asleep until there is a completion.
@@ -14,24 +15,34 @@ use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short, Value};
 use rdma_verbs::netlink::Socket;
 use rdma_verbs::uverbs::{
-    Access, Capacity, Completion, CompletionChannel, CompletionQueue, Context, Data, Global,
-    MemoryRegion, Operation, Path, Peer, QueuePair, ReadyToSend, ReceiveRequest, SendRequest,
-    Sending, WorkStatus,
+    Access, AddressHandle, Answering, Asking, Capacity, Completion, CompletionChannel,
+    CompletionQueue, Context, Data, Datagram, GidEntry, Global, Init, MemoryRegion, Operation,
+    Path, Peer, PortAttributes, ProtectionDomain, QueuePair, ReadyToSend, ReceiveRequest,
+    Receiving, Reliable, SendRequest, SharedReceiveQueue, Unreliable, WorkStatus,
 };
 use rdma_verbs::{Gid, PortNum};
 use zerocopy::FromZeros as _;
 
-const USAGE: &str = "rdma-pingpong [-d DEVICE] [-i PORT] [-g GID-INDEX] [-p TCP-PORT] [-s SIZE] \
-                     [-n ROUNDS] [-m MTU] [-e] [HOST]";
+const USAGE: &str = "rdma-pingpong [-t rc|uc|ud|srq] [-d DEVICE] [-i PORT] [-g GID-INDEX] \
+                     [-p TCP-PORT] [-s SIZE] [-n ROUNDS] [-m MTU] [-e] [HOST]";
 
 type Error = Box<dyn std::error::Error>;
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Reliable,
+    Unreliable,
+    Datagrams,
+    Shared,
+}
+
 struct Arguments {
+    kind: Kind,
     device: Option<String>,
     port: u32,
     gid_index: Option<u8>,
     tcp_port: u16,
-    size: u32,
+    size: Option<u32>,
     rounds: u64,
     mtu: u32,
     events: bool,
@@ -50,11 +61,12 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<Arguments, Error> {
     let mut arguments = Arguments {
+        kind: Kind::Reliable,
         device: None,
         port: 1,
         gid_index: None,
         tcp_port: 18515,
-        size: 4096,
+        size: None,
         rounds: 1000,
         mtu: 1024,
         events: false,
@@ -63,11 +75,20 @@ fn arguments() -> Result<Arguments, Error> {
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
+            Short('t') | Long("transport") => {
+                arguments.kind = match &*parser.value()?.string()? {
+                    "rc" => Kind::Reliable,
+                    "uc" => Kind::Unreliable,
+                    "ud" => Kind::Datagrams,
+                    "srq" => Kind::Shared,
+                    other => return Err(format!("there is no transport {other}").into()),
+                }
+            }
             Short('d') | Long("ib-dev") => arguments.device = Some(parser.value()?.string()?),
             Short('i') | Long("ib-port") => arguments.port = parser.value()?.parse()?,
             Short('g') | Long("gid-idx") => arguments.gid_index = Some(parser.value()?.parse()?),
             Short('p') | Long("port") => arguments.tcp_port = parser.value()?.parse()?,
-            Short('s') | Long("size") => arguments.size = parser.value()?.parse()?,
+            Short('s') | Long("size") => arguments.size = Some(parser.value()?.parse()?),
             Short('n') | Long("iters") => arguments.rounds = parser.value()?.parse()?,
             Short('m') | Long("mtu") => arguments.mtu = parser.value()?.parse()?,
             Short('e') | Long("events") => arguments.events = true,
@@ -88,7 +109,7 @@ fn open(name: Option<&str>) -> Result<Context, Error> {
     Ok(Context::of(&mut socket, &device)?)
 }
 
-/// How one side is reached.
+/// How one queue pair of a side is reached.
 #[derive(Clone, Copy)]
 struct Side {
     lid: u16,
@@ -124,39 +145,163 @@ impl Side {
     }
 }
 
+/// Receive requests that are kept posted.
+const DEPTH: u32 = 500;
+/// What libibverbs' programs ask of datagrams.
+const QKEY: u32 = 0x1111_1111;
+/// Before each datagram that is received there is room for its global route header.
+const HEADER: u32 = 40;
+/// How many queue pairs share a receive queue, and how many lines `ibv_srq_pingpong` has for them.
+const SHARING: usize = 16;
+const LINES: usize = 256;
+
+/// A queue pair before it knows the other side, and with it.
+enum Half {
+    Reliable(QueuePair<Reliable, Init>),
+    Unreliable(QueuePair<Unreliable, Init>),
+    Datagrams(QueuePair<Datagram, Init>),
+}
+
+enum Pair {
+    Reliable(QueuePair<Reliable, ReadyToSend>),
+    Unreliable(QueuePair<Unreliable, ReadyToSend>),
+    Datagrams(QueuePair<Datagram, ReadyToSend>, AddressHandle, u32),
+}
+
+impl Half {
+    fn make(
+        kind: Kind,
+        port: PortNum,
+        context: &Context,
+        domain: &ProtectionDomain,
+        completions: &CompletionQueue,
+        capacity: Capacity<'_>,
+    ) -> Result<Self, Error> {
+        let queues = (completions, completions);
+        Ok(match kind {
+            Kind::Reliable | Kind::Shared => {
+                let pair = context.queue_pair::<Reliable>(domain, queues, capacity)?;
+                Self::Reliable(pair.init(port, 0, Access(0))?)
+            }
+            Kind::Unreliable => {
+                let pair = context.queue_pair::<Unreliable>(domain, queues, capacity)?;
+                Self::Unreliable(pair.init(port, 0, Access(0))?)
+            }
+            Kind::Datagrams => {
+                let pair = context.queue_pair::<Datagram>(domain, queues, capacity)?;
+                Self::Datagrams(pair.init(port, 0, QKEY)?)
+            }
+        })
+    }
+
+    fn number(&self) -> u32 {
+        match self {
+            Self::Reliable(pair) => pair.number(),
+            Self::Unreliable(pair) => pair.number(),
+            Self::Datagrams(pair) => pair.number(),
+        }
+    }
+
+    fn connect(
+        self,
+        domain: &ProtectionDomain,
+        port: PortNum,
+        psn: u32,
+        peer: &Peer,
+    ) -> Result<Pair, Error> {
+        Ok(match self {
+            Self::Reliable(pair) => {
+                let pair = pair.ready_to_receive(peer, &Answering { reads: 1, rnr_timer: 12 })?;
+                let asking = Asking { timeout: 14, retries: 7, rnr_retries: 7, reads: 1 };
+                Pair::Reliable(pair.ready_to_send(psn, &asking)?)
+            }
+            Self::Unreliable(pair) => {
+                Pair::Unreliable(pair.ready_to_receive(peer)?.ready_to_send(psn)?)
+            }
+            Self::Datagrams(pair) => {
+                let path = domain.address_handle(port, &peer.path)?;
+                Pair::Datagrams(pair.ready_to_receive()?.ready_to_send(psn)?, path, peer.qpn)
+            }
+        })
+    }
+}
+
+impl Pair {
+    fn number(&self) -> u32 {
+        match self {
+            Self::Reliable(pair) => pair.number(),
+            Self::Unreliable(pair) => pair.number(),
+            Self::Datagrams(pair, ..) => pair.number(),
+        }
+    }
+
+    fn send(&mut self, data: Data<'_>) -> Result<(), Error> {
+        let operation = Operation::Send(None);
+        let message = SendRequest { id: SENT, operation, data, signaled: true, solicited: false };
+        Ok(match self {
+            Self::Reliable(pair) => pair.post_send(&[message]),
+            Self::Unreliable(pair) => pair.post_send(&[message]),
+            Self::Datagrams(pair, path, qpn) => {
+                let operation = Operation::SendTo { path, qpn: *qpn, qkey: QKEY, immediate: None };
+                pair.post_send(&[SendRequest { operation, ..message }])
+            }
+        }?)
+    }
+
+    fn receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+        Ok(match self {
+            Self::Reliable(pair) => pair.post_receive(requests),
+            Self::Unreliable(pair) => pair.post_receive(requests),
+            Self::Datagrams(pair, ..) => pair.post_receive(requests),
+        }?)
+    }
+}
+
 fn run(arguments: &Arguments) -> Result<(), Error> {
-    /// Receive requests that are kept posted.
-    const DEPTH: u32 = 500;
     let mtu = [256, 512, 1024, 2048, 4096].iter().position(|mtu| *mtu == arguments.mtu);
     let mtu = u8::try_from(mtu.ok_or("the MTU is 256, 512, 1024, 2048 or 4096")? + 1)?;
+    let (header, size) = match arguments.kind {
+        Kind::Datagrams => (HEADER, arguments.size.unwrap_or(2048)),
+        _ => (0, arguments.size.unwrap_or(4096)),
+    };
     let context = open(arguments.device.as_deref())?;
     let domain = context.protection_domain()?;
-    let memory = domain.memory_region(usize::try_from(arguments.size)?, Access::LOCAL_WRITE)?;
+    let memory = domain.memory_region(usize::try_from(header + size)?, Access::LOCAL_WRITE)?;
     let channel = if arguments.events { Some(context.completion_channel()?) } else { None };
     let events = channel.as_ref().map(|channel| (channel, 0));
-    let completions = context.completion_queue(DEPTH + 1, events)?;
-    let capacity = Capacity { send_requests: 1, receive_requests: DEPTH, sge: 1, inline: 0 };
-    let queues = (&completions, &completions);
-    let pair = context.reliable_connection(&domain, queues, capacity)?;
+    let completions = context.completion_queue(2 * DEPTH, events)?;
+    let receive = ReceiveRequest { id: RECEIVED, to: &[memory.sge(0, header + size)] };
+    let receives = vec![receive; DEPTH as usize];
+    let mut shared = match arguments.kind {
+        Kind::Shared => Some(domain.shared_receive_queue(DEPTH, 1)?),
+        _ => None,
+    };
+    if let Some(shared) = &mut shared {
+        shared.post_receive(&receives)?;
+    }
+    let receiving = shared.as_ref().map_or(Receiving::Own(DEPTH), Receiving::Shared);
+    let capacity = Capacity { send_requests: 1, receive: receiving, sge: 1, inline: 0 };
     let number = PortNum(arguments.port);
-    let mut pair = pair.init(number, 0, Access(0))?;
-    let receive = ReceiveRequest { id: RECEIVED, to: &[memory.sge(0, arguments.size)] };
-    pair.post_receive(&vec![receive; DEPTH as usize])?;
+    let count = if shared.is_some() { SHARING } else { 1 };
+    let halves = (0..count)
+        .map(|_| Half::make(arguments.kind, number, &context, &domain, &completions, capacity));
+    let mut halves = halves.collect::<Result<Vec<_>, _>>()?;
+    for half in &mut halves {
+        match half {
+            Half::Reliable(_) if shared.is_some() => {}
+            Half::Reliable(pair) => pair.post_receive(&receives)?,
+            Half::Unreliable(pair) => pair.post_receive(&receives)?,
+            Half::Datagrams(pair) => pair.post_receive(&receives)?,
+        }
+    }
 
     let port = context.port(number)?;
-    let gid = match arguments.gid_index {
-        Some(index) => {
-            let most = usize::try_from(port.gids)? * usize::from(context.device()?.ports);
-            let gids = context.gids(most)?;
-            let own = gids.iter().find(|e| e.port == number.0 && e.index == u32::from(index));
-            Gid(u128::from_be_bytes(own.ok_or("there is no GID at that place")?.gid))
-        }
-        None => Gid(0),
-    };
+    let gid = own_gid(&context, &port, arguments)?;
     let psn = fastrand::u32(..1 << 24);
-    let own = Side { lid: port.lid, qpn: pair.number(), psn, gid };
-    own.print("local ");
-    let peer_of = |other: Side| Peer {
+    let own: Vec<Side> =
+        (halves.iter()).map(|half| Side { lid: port.lid, qpn: half.number(), psn, gid }).collect();
+    own.iter().for_each(|side| side.print("local "));
+    let peer_of = |other: &Side| Peer {
         qpn: other.qpn,
         psn: other.psn,
         mtu,
@@ -169,33 +314,18 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
                 hop_limit: 1,
             }),
         },
-        reads: 1,
-        rnr_timer: 12,
     };
-    let sending = Sending { psn, timeout: 14, retries: 7, rnr_retries: 7, reads: 1 };
-    // The side that is connected to connects its queues first, so that it is ready when it says who it is.
-    let pair = match &arguments.host {
-        Some(host) => {
-            let mut stream = TcpStream::connect((host.as_str(), arguments.tcp_port))?;
-            stream.write_all(own.text().as_bytes())?;
-            let other = said(&mut stream)?;
-            stream.write_all(b"done\0")?;
-            pair.ready_to_receive(&peer_of(other))?.ready_to_send(&sending)?
-        }
-        None => {
-            let (mut stream, _) = TcpListener::bind(("::", arguments.tcp_port))?.accept()?;
-            let other = said(&mut stream)?;
-            let pair = pair.ready_to_receive(&peer_of(other))?.ready_to_send(&sending)?;
-            stream.write_all(own.text().as_bytes())?;
-            stream.read_exact(&mut [0; 5])?;
-            pair
-        }
+    let connect = |others: &[Side]| -> Result<Vec<Pair>, Error> {
+        let pairs = halves.into_iter().zip(others);
+        pairs.map(|(half, other)| half.connect(&domain, number, psn, &peer_of(other))).collect()
     };
+    let lines = if shared.is_some() { LINES } else { 1 };
+    let pairs = meet(arguments, &own, lines, connect)?;
     let start = Instant::now();
-    let mut game = Game { pair, completions, channel, memory, posted: DEPTH };
-    game.play(arguments, DEPTH)?;
-    let (seconds, bytes) =
-        (start.elapsed().as_secs_f64(), u64::from(arguments.size) * arguments.rounds * 2);
+    let mut game =
+        Game { pairs, shared, completions, channel, memory, header, size, receives: DEPTH };
+    game.play(arguments)?;
+    let (seconds, bytes) = (start.elapsed().as_secs_f64(), u64::from(size) * arguments.rounds * 2);
     println!(
         "{bytes} bytes in {seconds:.2} seconds = {:.2} Mbit/sec",
         bytes as f64 * 8e-6 / seconds
@@ -205,12 +335,55 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     Ok(())
 }
 
-fn said(stream: &mut TcpStream) -> Result<Side, Error> {
-    let mut bytes = [0; MESSAGE];
+/// The GID that is asked for; none without that.
+fn own_gid(context: &Context, port: &PortAttributes, arguments: &Arguments) -> Result<Gid, Error> {
+    let Some(index) = arguments.gid_index else { return Ok(Gid(0)) };
+    let most = usize::try_from(port.gids)? * usize::from(context.device()?.ports);
+    let gids = context.gids(most)?;
+    let is_it = |e: &&GidEntry| e.port == arguments.port && e.index == u32::from(index);
+    let own = gids.iter().find(is_it).ok_or("there is no GID at that place")?;
+    Ok(Gid(u128::from_be_bytes(own.gid)))
+}
+
+/// Tells the other side who this is, and is told who that is.
+fn meet(
+    arguments: &Arguments,
+    own: &[Side],
+    lines: usize,
+    connect: impl FnOnce(&[Side]) -> Result<Vec<Pair>, Error>,
+) -> Result<Vec<Pair>, Error> {
+    // The side that is connected to connects its queues first, so that it is ready when it says who it is.
+    match &arguments.host {
+        Some(host) => {
+            let mut stream = TcpStream::connect((host.as_str(), arguments.tcp_port))?;
+            say(&mut stream, own, lines)?;
+            let others = said(&mut stream, lines, own.len())?;
+            stream.write_all(b"done\0")?;
+            connect(&others)
+        }
+        None => {
+            let (mut stream, _) = TcpListener::bind(("::", arguments.tcp_port))?.accept()?;
+            let pairs = connect(&said(&mut stream, lines, own.len())?)?;
+            say(&mut stream, own, lines)?;
+            stream.read_exact(&mut [0; 5])?;
+            Ok(pairs)
+        }
+    }
+}
+
+fn say(stream: &mut TcpStream, own: &[Side], lines: usize) -> Result<(), Error> {
+    let none = Side { lid: 0, qpn: 0, psn: 0, gid: Gid(0) };
+    let lines = own.iter().copied().chain(std::iter::repeat(none)).take(lines);
+    Ok(stream.write_all(lines.map(Side::text).collect::<String>().as_bytes())?)
+}
+
+fn said(stream: &mut TcpStream, lines: usize, count: usize) -> Result<Vec<Side>, Error> {
+    let mut bytes = vec![0; lines * MESSAGE];
     stream.read_exact(&mut bytes)?;
-    let other = Side::parse(&bytes).ok_or("the other side does not say who it is")?;
-    other.print("remote");
-    Ok(other)
+    let others: Option<Vec<Side>> = bytes.chunks(MESSAGE).take(count).map(Side::parse).collect();
+    let others = others.ok_or("the other side does not say who it is")?;
+    others.iter().for_each(|side| side.print("remote"));
+    Ok(others)
 }
 
 /// What completions are of.
@@ -218,30 +391,28 @@ const RECEIVED: u64 = 1;
 const SENT: u64 = 2;
 
 struct Game {
-    pair: QueuePair<ReadyToSend>,
+    pairs: Vec<Pair>,
+    shared: Option<SharedReceiveQueue>,
     completions: CompletionQueue,
     channel: Option<CompletionChannel>,
     memory: MemoryRegion,
-    posted: u32,
+    header: u32,
+    size: u32,
+    /// How many receive requests are posted.
+    receives: u32,
 }
 
 impl Game {
-    fn play(&mut self, arguments: &Arguments, depth: u32) -> Result<(), Error> {
-        let whole = [self.memory.sge(0, arguments.size)];
-        let message = SendRequest {
-            id: SENT,
-            operation: Operation::Send(None),
-            data: Data::Regions(&whole),
-            signaled: true,
-            solicited: false,
-        };
-        let receive = ReceiveRequest { id: RECEIVED, to: &whole };
+    fn play(&mut self, arguments: &Arguments) -> Result<(), Error> {
+        let message = [self.memory.sge(usize::try_from(self.header)?, self.size)];
         let (mut sent, mut received) = (0, 0);
-        // What the next message waits for.
-        let (mut is_sending, mut is_receiving) = (false, true);
+        // Whether the next message of each pair waits for one to be sent, and for one to come.
+        let mut waits = vec![(false, true); self.pairs.len()];
         if arguments.host.is_some() {
-            self.pair.post_send(&[message])?;
-            is_sending = true;
+            for (pair, waits) in self.pairs.iter_mut().zip(&mut waits) {
+                pair.send(Data::Regions(&message))?;
+                *waits = (true, true);
+            }
         }
         let mut room = [Completion::new_zeroed(); 2];
         while sent < arguments.rounds || received < arguments.rounds {
@@ -250,25 +421,40 @@ impl Game {
                 if completion.status != WorkStatus::SUCCESS {
                     return Err(completion.status.to_string().into());
                 }
+                let place = self.pairs.iter().position(|pair| pair.number() == completion.qpn);
+                let place = place.ok_or("a completion is of a queue pair that there is not")?;
                 if completion.id == SENT {
                     sent += 1;
-                    is_sending = false;
+                    waits[place].0 = false;
                 } else {
                     received += 1;
-                    is_receiving = false;
-                    self.posted -= 1;
-                    if self.posted <= 1 {
-                        self.pair.post_receive(&vec![receive; (depth - self.posted) as usize])?;
-                        self.posted = depth;
-                    }
+                    waits[place].1 = false;
+                    self.receive_more()?;
                 }
-                if sent < arguments.rounds && !is_sending && !is_receiving {
-                    self.pair.post_send(&[message])?;
-                    (is_sending, is_receiving) = (true, true);
+                if sent < arguments.rounds && waits[place] == (false, false) {
+                    self.pairs[place].send(Data::Regions(&message))?;
+                    waits[place] = (true, true);
                 }
             }
         }
         Ok(())
+    }
+
+    /// One receive request was taken: when few are left there are more.
+    fn receive_more(&mut self) -> Result<(), Error> {
+        self.receives -= 1;
+        if self.receives as usize > self.pairs.len() {
+            return Ok(());
+        }
+        let to = [self.memory.sge(0, self.header + self.size)];
+        let more = ReceiveRequest { id: RECEIVED, to: &to };
+        let more = vec![more; (DEPTH - self.receives) as usize];
+        self.receives = DEPTH;
+        match (&mut self.shared, self.pairs.as_mut_slice()) {
+            (Some(shared), _) => Ok(shared.post_receive(&more)?),
+            (None, [pair, ..]) => pair.receive(&more),
+            (None, []) => Ok(()),
+        }
     }
 
     /// The next completions.

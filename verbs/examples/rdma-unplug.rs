@@ -17,9 +17,9 @@ use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short};
 use rdma_verbs::netlink::Socket;
 use rdma_verbs::uverbs::{
-    Access, Capacity, Completion, CompletionChannel, CompletionQueue, Context, Data, DeviceChannel,
-    Error as VerbsError, Global, Operation, Path, Peer, QueuePair, ReadyToSend, ReceiveRequest,
-    SendRequest, Sending, WorkStatus,
+    Access, Answering, Asking, Capacity, Completion, CompletionChannel, CompletionQueue, Context,
+    Data, DeviceChannel, Error as VerbsError, Global, Init, Operation, Path, Peer, QueuePair,
+    ReceiveRequest, Receiving, Reliable, SendRequest, WorkStatus,
 };
 use rdma_verbs::{EventType, Gid, PortNum};
 use zerocopy::FromZeros as _;
@@ -98,11 +98,12 @@ fn hold(name: &str, gid_index: Option<u8>) -> Result<(), Error> {
     let slept = context.completion_queue(2048, Some((&channel, 7)))?;
     let domain = context.protection_domain()?;
     let memory = domain.memory_region(4096, Access::LOCAL_WRITE)?;
-    let capacity = Capacity { send_requests: 16, receive_requests: 32, sge: 1, inline: 0 };
+    let receive = Receiving::Own(32);
+    let capacity = Capacity { send_requests: 16, receive, sge: 1, inline: 0 };
     let mut pairs = Vec::new();
     for number in 0..PAIRS {
         let queue = if number % 2 == 0 { &polled } else { &slept };
-        let pair = context.reliable_connection(&domain, (queue, queue), capacity)?;
+        let pair = context.queue_pair::<Reliable>(&domain, (queue, queue), capacity)?;
         pairs.push(pair.init(PORT, 0, Access(0))?);
     }
     let part = [memory.sge(0, 64)];
@@ -110,14 +111,15 @@ fn hold(name: &str, gid_index: Option<u8>) -> Result<(), Error> {
         pairs[number].post_receive(&[ReceiveRequest { id, to: &part }])?;
     }
     // The other end has no receive request, and is asked for ever.
-    let ends = [(); 2].map(|()| context.reliable_connection(&domain, (&polled, &slept), capacity));
+    let queues = (&polled, &slept);
+    let ends = [(); 2].map(|()| context.queue_pair::<Reliable>(&domain, queues, capacity));
     let [one, other] = ends;
     let (one, other) = (one?.init(PORT, 0, Access(0))?, other?.init(PORT, 0, Access(0))?);
     let numbers = (one.number(), other.number());
-    let connect = |pair: QueuePair<_>, qpn| -> Result<QueuePair<ReadyToSend>, VerbsError> {
-        let peer = Peer { qpn, psn: 0, mtu: 1, path, reads: 1, rnr_timer: 24 };
-        let sending = Sending { psn: 0, timeout: 14, retries: 7, rnr_retries: 7, reads: 1 };
-        pair.ready_to_receive(&peer)?.ready_to_send(&sending)
+    let connect = |pair: QueuePair<Reliable, Init>, qpn| {
+        let peer = Peer { qpn, psn: 0, mtu: 1, path };
+        let pair = pair.ready_to_receive(&peer, &Answering { reads: 1, rnr_timer: 24 })?;
+        pair.ready_to_send(0, &Asking { timeout: 14, retries: 7, rnr_retries: 7, reads: 1 })
     };
     let other = connect(other, numbers.0)?;
     let mut one = connect(one, numbers.1)?;

@@ -102,6 +102,13 @@ impl fmt::Display for DevIndex {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortNum(pub u32);
 
+impl PortNum {
+    /// As it stands in structures of the kernel's; 0, which no port has, for what does not fit there.
+    pub(crate) fn of_kernel(self) -> u8 {
+        u8::try_from(self.0).unwrap_or(0)
+    }
+}
+
 impl fmt::Display for PortNum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

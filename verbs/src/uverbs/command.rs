@@ -10,6 +10,8 @@ use super::{Error, Open, device};
 
 pub(super) const ALLOC_PD: u32 = 3;
 pub(super) const DEALLOC_PD: u32 = 4;
+pub(super) const CREATE_AH: u32 = 5;
+pub(super) const DESTROY_AH: u32 = 8;
 pub(super) const REG_MR: u32 = 9;
 pub(super) const DEREG_MR: u32 = 13;
 pub(super) const CREATE_COMP_CHANNEL: u32 = 17;
@@ -22,6 +24,9 @@ pub(super) const MODIFY_QP: u32 = 26;
 pub(super) const DESTROY_QP: u32 = 27;
 pub(super) const POST_SEND: u32 = 28;
 pub(super) const POST_RECV: u32 = 29;
+pub(super) const CREATE_SRQ: u32 = 32;
+pub(super) const DESTROY_SRQ: u32 = 35;
+pub(super) const POST_SRQ_RECV: u32 = 36;
 /// The bit of the extended ones.
 const EXTENDED: u32 = 0x8000_0000;
 pub(super) const EX_QUERY_DEVICE: u32 = EXTENDED | 1;
@@ -85,7 +90,7 @@ impl Open {
         let mut answer = [0_u8; 8];
         let (request, length) = match number {
             DESTROY_CQ => (with_answer.as_slice(), 8),
-            DESTROY_QP => (with_answer.as_slice(), 4),
+            DESTROY_QP | DESTROY_SRQ => (with_answer.as_slice(), 4),
             _ => (std::slice::from_ref(&handle), 0),
         };
         let answer = answer.get_mut(..length).unwrap_or_default();

@@ -12,10 +12,12 @@ mod life;
 mod memory;
 mod objects;
 mod outstanding;
+mod path;
 mod plain;
 mod provider;
 mod qp;
 mod rxe;
+mod srq;
 mod work;
 
 use std::fs::File;
@@ -32,10 +34,12 @@ pub use attributes::{DeviceAttributes, GidEntry, PortAttributes};
 pub use channel::{CompletionChannel, DeviceChannel};
 pub use error::Error;
 pub use objects::{Access, CompletionQueue, MemoryRegion, ProtectionDomain};
+pub use path::{AddressHandle, Global, Path};
 pub use qp::{
-    CanPostReceive, Capacity, Global, Init, Path, Peer, QueuePair, ReadyToReceive, ReadyToSend,
-    Reset, Sending,
+    Answering, Asking, CanPostReceive, Capacity, Connected, Datagram, Init, Peer, QueuePair,
+    ReadyToReceive, ReadyToSend, Receiving, Reliable, Reset, Transport, Unreliable,
 };
+pub use srq::SharedReceiveQueue;
 pub use work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, WorkStatus};
 
 use crate::async_events::driver_request;

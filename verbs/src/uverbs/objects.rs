@@ -49,6 +49,8 @@ impl Access {
     pub const REMOTE_WRITE: Self = Self(2);
     /// The other side may read it.
     pub const REMOTE_READ: Self = Self(4);
+    /// The other side may do atomics there.
+    pub const REMOTE_ATOMIC: Self = Self(8);
 }
 
 impl std::ops::BitOr for Access {

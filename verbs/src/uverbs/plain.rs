@@ -7,9 +7,9 @@ use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::command::{self, Post};
-use super::outstanding::{Outstanding, Pair};
-use super::provider::{Completions, Limits, Work};
-use super::work::{Completion, Data, ReceiveRequest, SIGNALED, SendRequest, Sge};
+use super::outstanding::Outstanding;
+use super::provider::{Completions, Limits, Receives, Sends};
+use super::work::{Completion, Data, Operation, ReceiveRequest, SIGNALED, SendRequest, Sge};
 use super::{Error, Open};
 
 /// How many completions are taken at a time.
@@ -78,9 +78,7 @@ struct Send {
     opcode: u32,
     flags: u32,
     immediate: [u8; 4],
-    remote_address: u64,
-    rkey: u32,
-    reserved: [u8; 20],
+    union: [u32; 8],
 }
 
 /// `struct ib_uverbs_recv_wr`
@@ -94,26 +92,24 @@ struct Receive {
 
 const _: () = assert!(size_of::<Send>() == 56 && size_of::<Receive>() == 16);
 
-/// The queues of a queue pair.
+/// A queue of send or of receive requests, by what it is posted to with.
 #[derive(Debug)]
 pub(super) struct WorkCalls {
     open: Arc<Open>,
     handle: u32,
+    post: u32,
     limits: Limits,
-    /// How many requests there can be, sends first.
-    room: (usize, usize),
 }
 
 impl WorkCalls {
-    pub(super) fn new(open: &Arc<Open>, handle: u32, limits: Limits, room: (usize, usize)) -> Self {
-        Self { open: Arc::clone(open), handle, limits, room }
+    pub(super) fn new(open: &Arc<Open>, handle: u32, post: u32, limits: Limits) -> Self {
+        Self { open: Arc::clone(open), handle, post, limits }
     }
 
     /// Posts requests that fit into one call; the error of the first that is refused.
     fn post(
         &self,
-        queue: &Outstanding,
-        number: u32,
+        posted: Option<&Outstanding>,
         requests: &[impl Head],
         elements: &[Sge],
     ) -> Result<(), Error> {
@@ -126,10 +122,12 @@ impl WorkCalls {
         };
         let request = [post.as_bytes(), requests.as_bytes(), elements.as_bytes()].concat();
         // They can be completed before the call ends.
-        requests.iter().for_each(|request| queue.post(request.id(), request.is_signaled()));
+        if let Some(posted) = posted {
+            requests.iter().for_each(|request| posted.post(request.id(), request.is_signaled()));
+        }
         // Which request was refused, from 1.
         let mut bad = 0_u32;
-        let outcome = self.open.command("post", number, &request, bad.as_mut_bytes(), &mut []);
+        let outcome = self.open.command("post", self.post, &request, bad.as_mut_bytes(), &mut []);
         let error = match outcome {
             // They were posted while it went, and are flushed.
             Ok(()) | Err(Error::Gone(_)) => return Ok(()),
@@ -137,7 +135,10 @@ impl WorkCalls {
         };
         let done = usize::try_from(bad.saturating_sub(1)).unwrap_or(0);
         let left = requests.get(done..).unwrap_or_default();
-        queue.take_back(left.len(), left.iter().filter(|request| request.is_signaled()).count());
+        if let Some(posted) = posted {
+            let signaled = left.iter().filter(|request| request.is_signaled());
+            posted.take_back(left.len(), signaled.count());
+        }
         Err(match error {
             Error::Kernel { source, .. }
                 if source.raw_os_error() == Some(Errno::NOMEM.raw_os_error()) =>
@@ -195,12 +196,12 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-impl Work for WorkCalls {
-    fn room(&self) -> (usize, usize) {
-        self.room
+impl Sends for WorkCalls {
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
-    fn send(&mut self, pair: &Pair, requests: &[SendRequest<'_>]) -> Result<(), Error> {
+    fn send(&mut self, posted: &Outstanding, requests: &[SendRequest<'_>]) -> Result<(), Error> {
         let regions = |request: &SendRequest<'_>| match request.data {
             Data::Regions(regions) => regions.len(),
             Data::Inline(_) => 1,
@@ -209,26 +210,26 @@ impl Work for WorkCalls {
         for piece in pieces(requests, size_of::<Send>(), regions) {
             let (mut heads, mut all) = (Vec::new(), Vec::new());
             for request in piece {
-                let (length, most, inline) = match request.data {
-                    Data::Regions(regions) => (regions.len(), self.limits.send_sge, false),
+                let (length, most, is_inline) = match request.data {
+                    Data::Regions(regions) => (regions.len(), self.limits.sge, false),
                     Data::Inline(bytes) => (bytes.len(), self.limits.inline, true),
                 };
                 if length > most {
-                    self.post(&pair.send, command::POST_SEND, &heads, &all)?;
+                    self.post(Some(posted), &heads, &all)?;
                     return Err(Error::TooLong(length, most));
                 }
-                let (remote_address, rkey) = request.operation.remote();
-                let head = Send {
+                let mut union = request.operation.remote();
+                if let Operation::SendTo { path, qpn, qkey, .. } = request.operation {
+                    union[..3].copy_from_slice(&[path.handle(), qpn, qkey]);
+                }
+                heads.push(Send {
                     id: request.id,
                     elements: count(regions(request)),
                     opcode: request.operation.opcode(),
-                    flags: request.flags(inline),
+                    flags: request.flags(is_inline),
                     immediate: request.operation.immediate().to_be_bytes(),
-                    remote_address,
-                    rkey,
-                    reserved: [0; 20],
-                };
-                heads.push(head);
+                    union,
+                });
                 match request.data {
                     Data::Regions(regions) => all.extend(regions),
                     // The kernel takes the bytes from here before the call ends.
@@ -239,26 +240,35 @@ impl Work for WorkCalls {
                     }),
                 }
             }
-            self.post(&pair.send, command::POST_SEND, &heads, &all)?;
+            self.post(Some(posted), &heads, &all)?;
         }
         Ok(())
     }
+}
 
-    fn receive(&mut self, pair: &Pair, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+impl Receives for WorkCalls {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn receive(
+        &mut self,
+        posted: Option<&Outstanding>,
+        requests: &[ReceiveRequest<'_>],
+    ) -> Result<(), Error> {
         self.open.check("receive")?;
         for piece in pieces(requests, size_of::<Receive>(), |request| request.to.len()) {
             let (mut heads, mut all) = (Vec::new(), Vec::new());
             for request in piece {
-                let (length, most) = (request.to.len(), self.limits.receive_sge);
-                if length > most {
-                    self.post(&pair.receive, command::POST_RECV, &heads, &all)?;
-                    return Err(Error::TooLong(length, most));
+                let length = request.to.len();
+                if length > self.limits.sge {
+                    self.post(posted, &heads, &all)?;
+                    return Err(Error::TooLong(length, self.limits.sge));
                 }
-                let head = Receive { id: request.id, elements: count(length), reserved: 0 };
-                heads.push(head);
+                heads.push(Receive { id: request.id, elements: count(length), reserved: 0 });
                 all.extend(request.to);
             }
-            self.post(&pair.receive, command::POST_RECV, &heads, &all)?;
+            self.post(posted, &heads, &all)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use super::Error;
-use super::outstanding::Pair;
+use super::outstanding::Outstanding;
 use super::work::{Completion, ReceiveRequest, SendRequest};
 use crate::driver_name;
 
@@ -29,17 +29,6 @@ impl Provider {
     }
 }
 
-/// How long a request may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Limits {
-    /// Bytes that stand in a send request.
-    pub(super) inline: usize,
-    /// Scatter/gather elements of a send request.
-    pub(super) send_sge: usize,
-    /// The same of a receive request.
-    pub(super) receive_sge: usize,
-}
-
 /// Where completions come from.
 pub(super) trait Completions: Debug + Send {
     /// Takes those that are there, as many as there is room for: how many.
@@ -48,10 +37,38 @@ pub(super) trait Completions: Debug + Send {
     fn arm(&mut self, solicited_only: bool) -> Result<(), Error>;
 }
 
-/// Where requests go, which also the pair is told of. Of several those before the first that is refused are posted.
-pub(super) trait Work: Debug + Send {
-    /// How many requests there can be in the two queues, sends first.
-    fn room(&self) -> (usize, usize);
-    fn send(&mut self, pair: &Pair, requests: &[SendRequest<'_>]) -> Result<(), Error>;
-    fn receive(&mut self, pair: &Pair, requests: &[ReceiveRequest<'_>]) -> Result<(), Error>;
+/// What a queue takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Requests.
+    pub(super) requests: usize,
+    /// Scatter/gather elements of one.
+    pub(super) sge: usize,
+    /// Bytes that stand in one.
+    pub(super) inline: usize,
+}
+
+impl Limits {
+    /// As the kernel says them.
+    pub(super) fn new(requests: u32, sge: u32, inline: u32) -> Self {
+        let [requests, sge, inline] =
+            [requests, sge, inline].map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        Self { requests, sge, inline }
+    }
+}
+
+/// Where send requests go. Of several those before the first that is refused are posted.
+pub(super) trait Sends: Debug + Send {
+    fn limits(&self) -> Limits;
+    fn send(&mut self, posted: &Outstanding, requests: &[SendRequest<'_>]) -> Result<(), Error>;
+}
+
+/// Where receive requests go, in the same way. Those of a shared queue are not remembered: nobody says which queue pair they are of.
+pub(super) trait Receives: Debug + Send {
+    fn limits(&self) -> Limits;
+    fn receive(
+        &mut self,
+        posted: Option<&Outstanding>,
+        requests: &[ReceiveRequest<'_>],
+    ) -> Result<(), Error>;
 }

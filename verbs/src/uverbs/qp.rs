@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Queue pairs. The state of one is part of its type: what cannot be done in a state cannot be written down.
+//! Queue pairs. Transport and state of one are parts of its type: what cannot be done in a state cannot be written down.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -8,12 +8,14 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::objects::{Access, CompletionQueue, Handle, ProtectionDomain};
 use super::outstanding::{Outstanding, Own, Pair, Sides};
+use super::path::Path;
 use super::plain::WorkCalls;
-use super::provider::{Limits, Provider, Work};
-use super::rxe::{MappingInfo, WorkRings};
+use super::provider::{Limits, Provider, Receives, Sends};
+use super::rxe::{MappingInfo, ReceiveRing, SendRing};
+use super::srq::SharedReceiveQueue;
 use super::work::{ReceiveRequest, SendRequest};
 use super::{Context, Error, command};
-use crate::{Gid, PortNum};
+use crate::PortNum;
 
 /// Just made: nothing can be posted.
 #[derive(Debug)]
@@ -34,39 +36,62 @@ impl CanPostReceive for Init {}
 impl CanPostReceive for ReadyToReceive {}
 impl CanPostReceive for ReadyToSend {}
 
+/// Reliable connection (RC): everything arrives, in order.
+#[derive(Debug)]
+pub enum Reliable {}
+/// Unreliable connection (UC): what is lost is lost.
+#[derive(Debug)]
+pub enum Unreliable {}
+/// Datagrams (UD), each to whom it says.
+#[derive(Debug)]
+pub enum Datagram {}
+
+/// How a queue pair speaks to others.
+pub trait Transport: sealed::Kind {}
+impl<T: sealed::Kind> Transport for T {}
+
+/// One other queue pair is spoken to.
+pub trait Connected: Transport {}
+impl Connected for Reliable {}
+impl Connected for Unreliable {}
+
+mod sealed {
+    /// `enum ib_uverbs_qp_type`
+    pub trait Kind {
+        const KIND: u8;
+    }
+
+    impl Kind for super::Reliable {
+        const KIND: u8 = 2;
+    }
+    impl Kind for super::Unreliable {
+        const KIND: u8 = 3;
+    }
+    impl Kind for super::Datagram {
+        const KIND: u8 = 4;
+    }
+}
+
 /// How much a queue pair has room for; the driver may round up.
 #[derive(Clone, Copy, Debug)]
-pub struct Capacity {
+pub struct Capacity<'a> {
     /// Send requests.
     pub send_requests: u32,
-    /// Receive requests.
-    pub receive_requests: u32,
+    /// Where receive requests are.
+    pub receive: Receiving<'a>,
     /// Scatter/gather elements of one.
     pub sge: u32,
     /// Bytes that stand in a send request.
     pub inline: u32,
 }
 
-/// The way to the other side's port.
+/// Where a queue pair has its receive requests.
 #[derive(Clone, Copy, Debug)]
-pub struct Path {
-    /// Of the other side; 0 on Ethernet.
-    pub lid: u16,
-    /// Service level.
-    pub sl: u8,
-    /// Its GID and the place of ours: on Ethernet always, else where it is in another subnet.
-    pub global: Option<Global>,
-}
-
-/// What a global route header has.
-#[derive(Clone, Copy, Debug)]
-pub struct Global {
-    /// Of the other side.
-    pub gid: Gid,
-    /// Place of the own GID in the port's table.
-    pub sgid_index: u8,
-    /// How many routers it may pass.
-    pub hop_limit: u8,
+pub enum Receiving<'a> {
+    /// In a queue of its own, with room for so many.
+    Own(u32),
+    /// In one that it shares.
+    Shared(&'a SharedReceiveQueue),
 }
 
 /// What has to be known to receive from the other side.
@@ -80,53 +105,63 @@ pub struct Peer {
     pub mtu: u8,
     /// How to get there.
     pub path: Path,
-    /// How many RDMA reads of its are answered at a time.
+}
+
+/// How the other side is answered, of a reliable connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Answering {
+    /// How many RDMA reads and atomics of its are answered at a time.
     pub reads: u8,
     /// How long it is to wait when there is no receive request: IBTA's RNR timer, 12 for 0.64 ms.
     pub rnr_timer: u8,
 }
 
-/// How the other side is sent to.
+/// How the other side is asked, of a reliable connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Sending {
-    /// The own first packet sequence number, of 24 bits.
-    pub psn: u32,
+pub struct Asking {
     /// How long an answer is waited for: 4.096 µs times two to this; 0 for ever.
     pub timeout: u8,
     /// How often it is sent again, at most 7.
     pub retries: u8,
     /// How often while the other side has no receive request; 7 for ever.
     pub rnr_retries: u8,
-    /// How many RDMA reads are asked for at a time.
+    /// How many RDMA reads and atomics are asked for at a time.
     pub reads: u8,
 }
 
-/// A reliable connection (RC).
+/// A queue pair.
 ///
 /// ```compile_fail
-/// use rdma_verbs::uverbs::{Init, QueuePair};
-/// fn too_early(mut pair: QueuePair<Init>) {
+/// use rdma_verbs::uverbs::{Init, QueuePair, Reliable};
+/// fn too_early(mut pair: QueuePair<Reliable, Init>) {
 ///     pair.post_send(&[]).ok();
 /// }
 /// ```
 ///
 /// ```compile_fail
-/// use rdma_verbs::uverbs::{QueuePair, Reset};
-/// fn far_too_early(mut pair: QueuePair<Reset>) {
+/// use rdma_verbs::uverbs::{QueuePair, Reliable, Reset};
+/// fn far_too_early(mut pair: QueuePair<Reliable, Reset>) {
 ///     pair.post_receive(&[]).ok();
 /// }
 /// ```
+///
+/// ```compile_fail
+/// use rdma_verbs::uverbs::{Datagram, Init, Peer, QueuePair};
+/// fn datagrams_have_no_other_side(pair: QueuePair<Datagram, Init>, peer: &Peer) {
+///     pair.ready_to_receive(peer).ok();
+/// }
+/// ```
 #[derive(Debug)]
-pub struct QueuePair<State> {
-    work: Box<dyn Work>,
+pub struct QueuePair<T, State> {
+    send: Box<dyn Sends>,
+    /// None where it is shared.
+    receive: Option<Box<dyn Receives>>,
     pair: Own,
     handle: Handle,
-    number: u32,
     port: PortNum,
-    limits: Limits,
     // What it is made of stays as long as it does.
-    _of: (ProtectionDomain, Arc<Handle>, Arc<Handle>),
-    state: PhantomData<State>,
+    _of: (ProtectionDomain, Vec<Arc<Handle>>),
+    kind: PhantomData<(T, State)>,
 }
 
 /// `struct ib_uverbs_create_qp`
@@ -202,36 +237,55 @@ struct Modify {
 
 const _: () = assert!(size_of::<Create>() == 56 && size_of::<Modify>() == 112);
 
-/// STATE | PKEY_INDEX | PORT | ACCESS
-const TO_INIT: u32 = 0x39;
-/// STATE | AV | PATH_MTU | DEST_QPN | RQ_PSN | MAX_DEST_RD_ATOMIC | MIN_RNR_TIMER
-const TO_RECEIVE: u32 = 0x12_9181;
-/// STATE | SQ_PSN | TIMEOUT | RETRY_CNT | RNR_RETRY | MAX_QP_RD_ATOMIC
-const TO_SEND: u32 = 0x1_2e01;
+/// STATE | PKEY_INDEX | PORT, with ACCESS for connections, with QKEY for datagrams
+const TO_INIT: u32 = 0x31;
+const ACCESS: u32 = 0x8;
+const QKEY: u32 = 0x40;
+/// STATE
+const STATE: u32 = 1;
+/// STATE | AV | PATH_MTU | DEST_QPN | RQ_PSN, and of a reliable connection MAX_DEST_RD_ATOMIC | MIN_RNR_TIMER
+const TO_RECEIVE: u32 = 0x10_1181;
+const ANSWERING: u32 = 0x2_8000;
+/// STATE | SQ_PSN, and of a reliable connection TIMEOUT | RETRY_CNT | RNR_RETRY | MAX_QP_RD_ATOMIC
+const TO_SEND: u32 = 0x1_0001;
+const ASKING: u32 = 0x2e00;
+
+/// `enum ib_qp_state`
+mod state {
+    pub(super) const INIT: u8 = 1;
+    pub(super) const READY_TO_RECEIVE: u8 = 2;
+    pub(super) const READY_TO_SEND: u8 = 3;
+}
 
 impl Context {
-    /// Makes a queue pair for a reliable connection. Nothing but signaled requests, and those that fail, has completions.
+    /// Makes a queue pair. Nothing but signaled requests, and those that fail, has completions.
     ///
     /// # Errors
-    /// See [`Error`]; `EINVAL` or `ENOMEM` for more than the device can.
-    pub fn reliable_connection(
+    /// See [`Error`]; `EINVAL` or `ENOMEM` for more than the device can, `EOPNOTSUPP` for what it does not do at all.
+    pub fn queue_pair<T: Transport>(
         &self,
         domain: &ProtectionDomain,
-        (send, receive): (&CompletionQueue, &CompletionQueue),
-        capacity: Capacity,
-    ) -> Result<QueuePair<Reset>, Error> {
+        (send_to, receive_to): (&CompletionQueue, &CompletionQueue),
+        capacity: Capacity<'_>,
+    ) -> Result<QueuePair<T, Reset>, Error> {
+        let what = "make a queue pair";
         let provider = Provider::of(self.open.driver)?;
+        let (receive_requests, shared) = match capacity.receive {
+            Receiving::Own(requests) => (requests, None),
+            Receiving::Shared(queue) => (0, Some(&queue.handle)),
+        };
         let request = Create {
             domain: domain.0.number,
-            send_cq: send.handle.number,
-            receive_cq: receive.handle.number,
+            send_cq: send_to.handle.number,
+            receive_cq: receive_to.handle.number,
+            srq: shared.map_or(0, |handle| handle.number),
             send_requests: capacity.send_requests,
-            receive_requests: capacity.receive_requests,
+            receive_requests,
             send_sge: capacity.sge,
-            receive_sge: capacity.sge,
+            receive_sge: if shared.is_some() { 0 } else { capacity.sge },
             inline: capacity.inline,
-            // RC
-            kind: 2,
+            kind: T::KIND,
+            has_srq: u8::from(shared.is_some()),
             ..Create::new_zeroed()
         };
         let mut answer = [0_u32; 8];
@@ -241,109 +295,104 @@ impl Context {
             Provider::Plain => &mut [],
         };
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
-        let what = "make a queue pair";
         self.open.command(what, command::CREATE_QP, bytes, room, from_driver)?;
-        let [handle, number, send_requests, receive_requests, send_sge, receive_sge, inline, _] =
-            answer;
+        let [handle, number, sends, receives, send_sge, receive_sge, inline, _] = answer;
         let handle = Handle::new(&self.open, handle, command::DESTROY_QP);
-        let size = |size: u32| usize::try_from(size).unwrap_or(usize::MAX);
-        let limits = Limits {
-            inline: size(inline),
-            send_sge: size(send_sge),
-            receive_sge: size(receive_sge),
-        };
-        let number_here = handle.number;
-        let work: Box<dyn Work> = match provider {
-            Provider::Rxe => Box::new(WorkRings::new(&self.open, number_here, &mappings, limits)?),
+        let send = Limits::new(sends, send_sge, inline);
+        let receive = shared.is_none().then(|| Limits::new(receives, receive_sge, 0));
+        let open = &self.open;
+        let [of_receive, of_send] = &mappings;
+        let send: Box<dyn Sends> = match provider {
+            Provider::Rxe => Box::new(SendRing::new(open, handle.number, of_send, send)?),
             Provider::Plain => {
-                let room = (size(send_requests), size(receive_requests));
-                Box::new(WorkCalls::new(&self.open, number_here, limits, room))
+                Box::new(WorkCalls::new(open, handle.number, command::POST_SEND, send))
             }
         };
-        let room = work.room();
-        let (sends, receives) = (Outstanding::new(room.0), Outstanding::new(room.1));
+        let receive = receive.map(|limits| -> Result<Box<dyn Receives>, Error> {
+            Ok(match provider {
+                Provider::Rxe => Box::new(ReceiveRing::new(open, of_receive, limits)?),
+                Provider::Plain => {
+                    Box::new(WorkCalls::new(open, handle.number, command::POST_RECV, limits))
+                }
+            })
+        });
+        let receive = receive.transpose()?;
         let pair = Own(Arc::new(Pair {
             handle: handle.number,
             number,
-            send: sends,
-            receive: receives,
+            send: Outstanding::new(send.limits().requests),
+            receive: Outstanding::new(receive.as_ref().map_or(0, |r| r.limits().requests)),
             is_destroyed: false.into(),
         }));
-        if Arc::ptr_eq(&send.joining, &receive.joining) {
-            send.joining.add(&pair.0, Sides { send: true, receive: true });
+        if Arc::ptr_eq(&send_to.joining, &receive_to.joining) {
+            send_to.joining.add(&pair.0, Sides { send: true, receive: true });
         } else {
-            send.joining.add(&pair.0, Sides { send: true, receive: false });
-            receive.joining.add(&pair.0, Sides { send: false, receive: true });
+            send_to.joining.add(&pair.0, Sides { send: true, receive: false });
+            receive_to.joining.add(&pair.0, Sides { send: false, receive: true });
         }
-        self.open.life.held().ok_or(Error::Gone(what))?.pairs.push(Arc::downgrade(&pair.0));
-        let of = (domain.clone(), Arc::clone(&send.handle), Arc::clone(&receive.handle));
-        let (port, state) = (PortNum(1), PhantomData);
-        Ok(QueuePair { work, pair, handle, number, port, limits, _of: of, state })
+        open.life.held().ok_or(Error::Gone(what))?.pairs.push(Arc::downgrade(&pair.0));
+        let queues = [&send_to.handle, &receive_to.handle].into_iter().chain(shared);
+        let of = (domain.clone(), queues.cloned().collect());
+        Ok(QueuePair { send, receive, pair, handle, port: PortNum(1), _of: of, kind: PhantomData })
     }
 }
 
-impl<State> QueuePair<State> {
+impl<T, State> QueuePair<T, State> {
     /// What the other side calls it.
     #[must_use]
     pub fn number(&self) -> u32 {
-        self.number
+        self.pair.0.number
     }
 
     /// How many bytes can stand in a send request.
     #[must_use]
     pub fn inline(&self) -> usize {
-        self.limits.inline
+        self.send.limits().inline
     }
 
-    fn modify<Next>(self, what: &'static str, change: Modify) -> Result<QueuePair<Next>, Error> {
+    fn modify<Next>(self, what: &'static str, change: Modify) -> Result<QueuePair<T, Next>, Error> {
         let change = Modify { handle: self.handle.number, ..change };
         let command = command::MODIFY_QP;
         self.handle.open.command(what, command, change.as_bytes(), &mut [], &mut [])?;
-        let Self { work, pair, handle, number, port, limits, _of, .. } = self;
-        Ok(QueuePair { work, pair, handle, number, port, limits, _of, state: PhantomData })
+        let Self { send, receive, pair, handle, port, _of, .. } = self;
+        Ok(QueuePair { send, receive, pair, handle, port, _of, kind: PhantomData })
     }
-}
 
-impl<State: CanPostReceive> QueuePair<State> {
-    /// Posts receive requests.
-    ///
-    /// # Errors
-    /// See [`Error`]; those before the one that is refused are posted.
-    pub fn post_receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
-        self.work.receive(&self.pair.0, requests)
-    }
-}
-
-impl QueuePair<Reset> {
-    /// Gives it a port, and says what the other side may do.
-    ///
-    /// # Errors
-    /// See [`Error`]; the kernel says `EINVAL` for a port or a P_Key that there is not.
-    pub fn init(
+    fn init_with(
         mut self,
         port: PortNum,
         pkey_index: u16,
-        access: Access,
-    ) -> Result<QueuePair<Init>, Error> {
+        mask: u32,
+        change: Modify,
+    ) -> Result<QueuePair<T, Init>, Error> {
         self.port = port;
-        let change = Modify {
-            mask: TO_INIT,
-            state: 1,
-            port: u8::try_from(port.0).unwrap_or(0),
-            pkey_index,
-            access: access.0,
-            ..Modify::new_zeroed()
-        };
+        let mask = TO_INIT | mask;
+        let port = port.of_kernel();
+        let change = Modify { mask, state: state::INIT, port, pkey_index, ..change };
         self.modify("bring a queue pair to INIT", change)
     }
-}
 
-impl QueuePair<Init> {
-    /// Says who the other side is.
-    ///
-    /// # Errors
-    /// See [`Error`]; the kernel says `EINVAL` for a GID that the port does not have, or an MTU that is too long.
-    pub fn ready_to_receive(self, peer: &Peer) -> Result<QueuePair<ReadyToReceive>, Error> {
+    fn receive_with(
+        self,
+        mask: u32,
+        change: Modify,
+    ) -> Result<QueuePair<T, ReadyToReceive>, Error> {
+        let change = Modify { mask, state: state::READY_TO_RECEIVE, ..change };
+        self.modify("bring a queue pair to RTR", change)
+    }
+
+    fn send_with(
+        self,
+        psn: u32,
+        mask: u32,
+        change: Modify,
+    ) -> Result<QueuePair<T, ReadyToSend>, Error> {
+        let mask = TO_SEND | mask;
+        let change = Modify { mask, state: state::READY_TO_SEND, send_psn: psn, ..change };
+        self.modify("bring a queue pair to RTS", change)
+    }
+
+    fn to(&self, peer: &Peer) -> Modify {
         let global = peer.path.global;
         let destination = Destination {
             gid: global.map_or([0; 16], |global| global.gid.0.to_be_bytes()),
@@ -352,51 +401,144 @@ impl QueuePair<Init> {
             hop_limit: global.map_or(0, |global| global.hop_limit),
             sl: peer.path.sl,
             is_global: u8::from(global.is_some()),
-            port: u8::try_from(self.port.0).unwrap_or(0),
+            port: self.port.of_kernel(),
             ..Destination::new_zeroed()
         };
-        let change = Modify {
-            mask: TO_RECEIVE,
-            state: 2,
+        Modify {
             destination,
             mtu: peer.mtu,
             destination_qpn: peer.qpn,
             receive_psn: peer.psn,
-            destination_reads: peer.reads,
-            rnr_timer: peer.rnr_timer,
             ..Modify::new_zeroed()
-        };
-        self.modify("bring a queue pair to RTR", change)
+        }
     }
 }
 
-impl QueuePair<ReadyToReceive> {
-    /// Says how the other side is sent to.
+impl<T, State: CanPostReceive> QueuePair<T, State> {
+    /// Posts receive requests.
+    ///
+    /// # Errors
+    /// See [`Error`]; those before the one that is refused are posted. [`Error::Shared`] where they go to a shared queue.
+    pub fn post_receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+        let receive = self.receive.as_mut().ok_or(Error::Shared)?;
+        receive.receive(Some(&self.pair.0.receive), requests)
+    }
+}
+
+impl<T: Connected> QueuePair<T, Reset> {
+    /// Gives it a port, and says what the other side may do.
+    ///
+    /// # Errors
+    /// See [`Error`]; the kernel says `EINVAL` for a port or a P_Key that there is not.
+    pub fn init(
+        self,
+        port: PortNum,
+        pkey_index: u16,
+        access: Access,
+    ) -> Result<QueuePair<T, Init>, Error> {
+        let change = Modify { access: access.0, ..Modify::new_zeroed() };
+        self.init_with(port, pkey_index, ACCESS, change)
+    }
+}
+
+impl QueuePair<Datagram, Reset> {
+    /// Gives it a port, and the Q_Key that others have to say.
+    ///
+    /// # Errors
+    /// See [`Error`]; the kernel says `EINVAL` for a port or a P_Key that there is not, `EPERM` for a privileged Q_Key.
+    pub fn init(
+        self,
+        port: PortNum,
+        pkey_index: u16,
+        qkey: u32,
+    ) -> Result<QueuePair<Datagram, Init>, Error> {
+        self.init_with(port, pkey_index, QKEY, Modify { qkey, ..Modify::new_zeroed() })
+    }
+}
+
+impl QueuePair<Reliable, Init> {
+    /// Says who the other side is.
+    ///
+    /// # Errors
+    /// See [`Error`]; the kernel says `EINVAL` for a GID that the port does not have, or an MTU that is too long.
+    pub fn ready_to_receive(
+        self,
+        peer: &Peer,
+        answering: &Answering,
+    ) -> Result<QueuePair<Reliable, ReadyToReceive>, Error> {
+        let Answering { reads, rnr_timer } = *answering;
+        let change = Modify { destination_reads: reads, rnr_timer, ..self.to(peer) };
+        self.receive_with(TO_RECEIVE | ANSWERING, change)
+    }
+}
+
+impl QueuePair<Unreliable, Init> {
+    /// Says who the other side is.
+    ///
+    /// # Errors
+    /// See [`Error`]; the kernel says `EINVAL` for a GID that the port does not have, or an MTU that is too long.
+    pub fn ready_to_receive(
+        self,
+        peer: &Peer,
+    ) -> Result<QueuePair<Unreliable, ReadyToReceive>, Error> {
+        let change = self.to(peer);
+        self.receive_with(TO_RECEIVE, change)
+    }
+}
+
+impl QueuePair<Datagram, Init> {
+    /// Has it receive.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn ready_to_send(self, sending: &Sending) -> Result<QueuePair<ReadyToSend>, Error> {
-        let change = Modify {
-            mask: TO_SEND,
-            state: 3,
-            send_psn: sending.psn,
-            timeout: sending.timeout,
-            retries: sending.retries,
-            rnr_retries: sending.rnr_retries,
-            reads: sending.reads,
-            ..Modify::new_zeroed()
-        };
-        self.modify("bring a queue pair to RTS", change)
+    pub fn ready_to_receive(self) -> Result<QueuePair<Datagram, ReadyToReceive>, Error> {
+        self.receive_with(STATE, Modify::new_zeroed())
     }
 }
 
-impl QueuePair<ReadyToSend> {
+impl QueuePair<Reliable, ReadyToReceive> {
+    /// Says how the other side is sent to, from this packet sequence number (of 24 bits) on.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn ready_to_send(
+        self,
+        psn: u32,
+        asking: &Asking,
+    ) -> Result<QueuePair<Reliable, ReadyToSend>, Error> {
+        let Asking { timeout, retries, rnr_retries, reads } = *asking;
+        let change = Modify { timeout, retries, rnr_retries, reads, ..Modify::new_zeroed() };
+        self.send_with(psn, ASKING, change)
+    }
+}
+
+impl QueuePair<Unreliable, ReadyToReceive> {
+    /// Has it send, from this packet sequence number (of 24 bits) on.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn ready_to_send(self, psn: u32) -> Result<QueuePair<Unreliable, ReadyToSend>, Error> {
+        self.send_with(psn, 0, Modify::new_zeroed())
+    }
+}
+
+impl QueuePair<Datagram, ReadyToReceive> {
+    /// Has it send, from this packet sequence number (of 24 bits) on.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn ready_to_send(self, psn: u32) -> Result<QueuePair<Datagram, ReadyToSend>, Error> {
+        self.send_with(psn, 0, Modify::new_zeroed())
+    }
+}
+
+impl<T> QueuePair<T, ReadyToSend> {
     /// Posts send requests, and tells the device once for all of them.
     ///
     /// # Errors
     /// See [`Error`]; those before the one that is refused are posted.
     pub fn post_send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
-        self.work.send(&self.pair.0, requests)
+        self.send.send(&self.pair.0.send, requests)
     }
 }
 

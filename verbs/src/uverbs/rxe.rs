@@ -14,13 +14,13 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::command::{self, Post};
 use super::memory::Pages;
-use super::outstanding::{Outstanding, Pair};
-use super::provider::{Completions, Limits, Work};
-use super::work::{Completion, Data, ReceiveRequest, SendRequest, Sge};
+use super::outstanding::Outstanding;
+use super::provider::{Completions, Limits, Receives, Sends};
+use super::work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge};
 use super::{Error, Open};
 
 const PRODUCER: usize = 128;
@@ -78,18 +78,13 @@ impl Ring {
         (consumer.wrapping_sub(self.index).wrapping_sub(1) & self.mask) as usize
     }
 
-    /// Posts a request: its head, the rest of its element, and what to remember of it.
-    fn post(
-        &mut self,
-        head: &[u8],
-        rest: &[u8],
-        queue: &Outstanding,
-        (id, is_signaled): (u64, bool),
-    ) {
-        let place = self.place(self.index);
-        self.pages.write(place, head);
-        self.pages.write(place + head.len(), rest);
-        queue.post(id, is_signaled);
+    /// Writes to the next element.
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        self.pages.write(self.place(self.index) + offset, bytes);
+    }
+
+    /// Lets the kernel see the next element.
+    fn produce(&mut self) {
         self.index = self.index.wrapping_add(1) & self.mask;
         self.pages.word(PRODUCER).store(self.index, Ordering::Release);
     }
@@ -133,48 +128,69 @@ impl Completions for CompletionRing {
     }
 }
 
-/// What the kernel does with a send element on its way to being sent: its head.
-const HEAD: usize = 208;
-/// Of a receive element.
+/// How long the head of a send element is, and that of a receive element; scatter/gather elements come next, or inline data.
+const SEND_HEAD: usize = 208;
 const RECEIVE_HEAD: usize = 40;
+/// Where the kernel's own part of a send element's head begins: all of it is given anew.
+const PROGRESS: usize = 144;
 
-/// The queues of a queue pair.
+/// A queue of send requests.
 #[derive(Debug)]
-pub(super) struct WorkRings {
+pub(super) struct SendRing {
     open: Arc<Open>,
     handle: u32,
-    send: Ring,
-    receive: Ring,
+    ring: Ring,
     limits: Limits,
 }
 
-impl WorkRings {
-    /// `info` has that of the receive queue first.
+impl SendRing {
+    /// Of the queue pair with this handle.
     pub(super) fn new(
         open: &Arc<Open>,
         handle: u32,
-        [receive, send]: &[MappingInfo; 2],
+        info: &MappingInfo,
         limits: Limits,
     ) -> Result<Self, Error> {
-        let (send, receive) = (Ring::map(open, send)?, Ring::map(open, receive)?);
-        Self::over(Arc::clone(open), handle, send, receive, limits)
+        Self::over(open, handle, Ring::map(open, info)?, limits)
     }
 
-    fn over(
-        open: Arc<Open>,
-        handle: u32,
-        send: Ring,
-        receive: Ring,
-        limits: Limits,
-    ) -> Result<Self, Error> {
-        let of = |ring: &Ring, head: usize| ring.element.checked_sub(head).ok_or(Error::Garbage);
-        let (for_send, for_receive) = (of(&send, HEAD)?, of(&receive, RECEIVE_HEAD)?);
+    fn over(open: &Arc<Open>, handle: u32, ring: Ring, limits: Limits) -> Result<Self, Error> {
+        let room = ring.element.checked_sub(SEND_HEAD).ok_or(Error::Garbage)?;
         let limits = Limits {
-            inline: limits.inline.min(for_send),
-            send_sge: limits.send_sge.min(for_send / size_of::<Sge>()),
-            receive_sge: limits.receive_sge.min(for_receive / size_of::<Sge>()),
+            requests: ring.mask as usize,
+            sge: limits.sge.min(room / size_of::<Sge>()),
+            inline: limits.inline.min(room),
         };
-        Ok(Self { open, handle, send, receive, limits })
+        Ok(Self { open: Arc::clone(open), handle, ring, limits })
+    }
+
+    fn write(&self, request: &SendRequest<'_>) {
+        let (is_inline, dma, rest) = match request.data {
+            Data::Regions(regions) => {
+                (false, Dma::of(total(regions), regions.len()), regions.as_bytes())
+            }
+            Data::Inline(bytes) => {
+                (true, Dma::of(u32::try_from(bytes.len()).unwrap_or(u32::MAX), 0), bytes)
+            }
+        };
+        let mut union = request.operation.remote();
+        if let Operation::SendTo { path, qpn, qkey, .. } = request.operation {
+            // Number, Q_Key, place of the P_Key (that of the queue pair is taken), address handle.
+            union[..4].copy_from_slice(&[qpn, qkey, 0, path.number]);
+        }
+        let head = SendHead {
+            id: request.id,
+            reserved: 0,
+            opcode: request.operation.opcode(),
+            flags: request.flags(is_inline),
+            immediate: request.operation.immediate().to_be_bytes(),
+            union,
+        };
+        let iova = request.operation.address();
+        let progress = Progress { state: [0; 2], iova, ours: [0; 24], dma };
+        self.ring.write(0, head.as_bytes());
+        self.ring.write(PROGRESS, progress.as_bytes());
+        self.ring.write(SEND_HEAD, rest);
     }
 
     /// Tells the kernel that there is something to send.
@@ -204,7 +220,8 @@ impl WorkRings {
     }
 }
 
-/// The head of a send element, as far as a program writes it.
+/// The head of a send element, as far as a program says what is to be done. A union of 120 bytes ends it, of which nothing after
+/// the first 32 is read; nor is anything up to [`PROGRESS`].
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 struct SendHead {
@@ -213,16 +230,30 @@ struct SendHead {
     opcode: u32,
     flags: u32,
     immediate: [u8; 4],
-    remote_address: u64,
-    rkey: u32,
-    reserved_2: [u8; 116],
-    /// Also what else a datagram needs to find its way; the kernel's from here.
+    union: [u32; 8],
+}
+
+/// How far it is done.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct Progress {
+    state: [u32; 2],
     iova: u64,
-    progress: [u8; 24],
+    ours: [u8; 24],
     dma: Dma,
 }
 
-const _: () = assert!(size_of::<SendHead>() == HEAD);
+/// The head of a receive element.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct ReceiveHead {
+    id: u64,
+    reserved: u64,
+    dma: Dma,
+}
+
+const _: () = assert!(PROGRESS + size_of::<Progress>() == SEND_HEAD);
+const _: () = assert!(size_of::<ReceiveHead>() == RECEIVE_HEAD);
 
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
@@ -247,76 +278,91 @@ fn total(regions: &[Sge]) -> u32 {
     regions.iter().fold(0, |sum, sge| sum.saturating_add(sge.length))
 }
 
-fn send_head(request: &SendRequest<'_>) -> SendHead {
-    let (inline, dma) = match request.data {
-        Data::Regions(regions) => (false, Dma::of(total(regions), regions.len())),
-        Data::Inline(bytes) => (true, Dma::of(u32::try_from(bytes.len()).unwrap_or(u32::MAX), 0)),
-    };
-    let (remote_address, rkey) = request.operation.remote();
-    SendHead {
-        id: request.id,
-        opcode: request.operation.opcode(),
-        flags: request.flags(inline),
-        immediate: request.operation.immediate().to_be_bytes(),
-        remote_address,
-        rkey,
-        iova: remote_address,
-        dma,
-        ..SendHead::new_zeroed()
-    }
-}
-
-impl Work for WorkRings {
-    fn room(&self) -> (usize, usize) {
-        (self.send.mask as usize, self.receive.mask as usize)
+impl Sends for SendRing {
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
-    fn send(&mut self, pair: &Pair, requests: &[SendRequest<'_>]) -> Result<(), Error> {
+    fn send(&mut self, posted: &Outstanding, requests: &[SendRequest<'_>]) -> Result<(), Error> {
         self.open.check("send")?;
-        let room = self.send.room();
+        let room = self.ring.room();
         let mut outcome = Ok(());
-        let mut posted = 0;
+        let mut count = 0;
         for request in requests {
-            let (length, most, bytes) = match request.data {
-                Data::Regions(sge) => (sge.len(), self.limits.send_sge, sge.as_bytes()),
-                Data::Inline(bytes) => (bytes.len(), self.limits.inline, bytes),
+            let (length, most) = match request.data {
+                Data::Regions(regions) => (regions.len(), self.limits.sge),
+                Data::Inline(bytes) => (bytes.len(), self.limits.inline),
             };
             if length > most {
                 outcome = Err(Error::TooLong(length, most));
                 break;
             }
-            if posted == room {
-                outcome = Err(Error::Full(posted));
+            if count == room {
+                outcome = Err(Error::Full(count));
                 break;
             }
-            let remembered = (request.id, request.signaled);
-            self.send.post(send_head(request).as_bytes(), bytes, &pair.send, remembered);
-            posted += 1;
+            self.write(request);
+            posted.post(request.id, request.signaled);
+            self.ring.produce();
+            count += 1;
         }
         // Once for all of them.
-        match if posted > 0 { self.ring_doorbell() } else { Ok(()) } {
+        match if count > 0 { self.ring_doorbell() } else { Ok(()) } {
             // They were posted while it went, and are flushed.
             Ok(()) | Err(Error::Gone(_)) => outcome,
             Err(error) => Err(error),
         }
     }
+}
 
-    fn receive(&mut self, pair: &Pair, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
+/// A queue of receive requests, also a shared one.
+#[derive(Debug)]
+pub(super) struct ReceiveRing {
+    open: Arc<Open>,
+    ring: Ring,
+    limits: Limits,
+}
+
+impl ReceiveRing {
+    pub(super) fn new(open: &Arc<Open>, info: &MappingInfo, limits: Limits) -> Result<Self, Error> {
+        Self::over(open, Ring::map(open, info)?, limits)
+    }
+
+    fn over(open: &Arc<Open>, ring: Ring, limits: Limits) -> Result<Self, Error> {
+        let room = ring.element.checked_sub(RECEIVE_HEAD).ok_or(Error::Garbage)?;
+        let sge = limits.sge.min(room / size_of::<Sge>());
+        let limits = Limits { requests: ring.mask as usize, sge, inline: 0 };
+        Ok(Self { open: Arc::clone(open), ring, limits })
+    }
+}
+
+impl Receives for ReceiveRing {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn receive(
+        &mut self,
+        posted: Option<&Outstanding>,
+        requests: &[ReceiveRequest<'_>],
+    ) -> Result<(), Error> {
         self.open.check("receive")?;
-        let room = self.receive.room();
-        for (posted, request) in requests.iter().enumerate() {
-            let most = self.limits.receive_sge;
-            if request.to.len() > most {
-                return Err(Error::TooLong(request.to.len(), most));
+        let room = self.ring.room();
+        for (count, request) in requests.iter().enumerate() {
+            if request.to.len() > self.limits.sge {
+                return Err(Error::TooLong(request.to.len(), self.limits.sge));
             }
-            if posted == room {
-                return Err(Error::Full(posted));
+            if count == room {
+                return Err(Error::Full(count));
             }
             let dma = Dma::of(total(request.to), request.to.len());
-            let mut head = [0; RECEIVE_HEAD];
-            head[..8].copy_from_slice(&request.id.to_ne_bytes());
-            head[16..].copy_from_slice(dma.as_bytes());
-            self.receive.post(&head, request.to.as_bytes(), &pair.receive, (request.id, true));
+            let head = ReceiveHead { id: request.id, reserved: 0, dma };
+            self.ring.write(0, head.as_bytes());
+            self.ring.write(RECEIVE_HEAD, request.to.as_bytes());
+            if let Some(posted) = posted {
+                posted.post(request.id, true);
+            }
+            self.ring.produce();
         }
         Ok(())
     }
@@ -324,8 +370,10 @@ impl Work for WorkRings {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros as _;
+
     use super::*;
-    use crate::uverbs::Operation;
+    use crate::uverbs::AddressHandle;
 
     fn ring(log2: u32, count: u32) -> Ring {
         let pages = Pages::new(ELEMENTS + ((count as usize) << log2)).unwrap();
@@ -346,41 +394,35 @@ mod tests {
         bytes
     }
 
-    fn rings(count: u32) -> WorkRings {
-        let limits = Limits { inline: 64, send_sge: 3, receive_sge: 9 };
-        WorkRings::over(open(), 5, ring(9, count), ring(6, count), limits).unwrap()
-    }
-
-    fn pair() -> Pair {
-        let [send, receive] = [(); 2].map(|()| Outstanding::new(4));
-        Pair { handle: 5, number: 17, send, receive, is_destroyed: false.into() }
-    }
-
     const SGE: Sge = Sge { address: 0x1000, length: 7, lkey: 9 };
 
     #[test]
     fn receive_elements() {
-        let mut rings = rings(4);
+        let (limits, posted) = (Limits { requests: 4, sge: 9, inline: 0 }, Outstanding::new(4));
+        let mut receives = ReceiveRing::over(&open(), ring(6, 4), limits).unwrap();
         // 64 bytes have room for one.
-        assert_eq!(rings.limits.receive_sge, 1);
+        assert_eq!(receives.limits().sge, 1);
         let request = ReceiveRequest { id: 3, to: &[SGE] };
-        rings.receive(&pair(), &[request, request]).unwrap();
-        assert_eq!(rings.receive.pages.word(PRODUCER).load(Ordering::Relaxed), 2);
-        let bytes = element(&rings.receive, 1, 56);
+        receives.receive(Some(&posted), &[request, request]).unwrap();
+        assert_eq!(receives.ring.pages.word(PRODUCER).load(Ordering::Relaxed), 2);
+        let bytes = element(&receives.ring, 1, 56);
         let words: Vec<u32> = <[u32; 14]>::read_from_bytes(&bytes).unwrap().into();
         assert_eq!(words, [3, 0, 0, 0, 7, 7, 0, 1, 0, 0, 0x1000, 0, 7, 9]);
         // Three fit into a ring of four.
-        assert!(matches!(rings.receive(&pair(), &[request, request]), Err(Error::Full(1))));
-        rings.receive.pages.word(CONSUMER).store(3, Ordering::Relaxed);
-        rings.receive(&pair(), &[request]).unwrap();
-        assert_eq!(rings.receive.pages.word(PRODUCER).load(Ordering::Relaxed), 0);
+        let outcome = receives.receive(Some(&posted), &[request, request]);
+        assert!(matches!(outcome, Err(Error::Full(1))));
+        receives.ring.pages.word(CONSUMER).store(3, Ordering::Relaxed);
+        receives.receive(None, &[request]).unwrap();
+        assert_eq!(receives.ring.pages.word(PRODUCER).load(Ordering::Relaxed), 0);
         let long = ReceiveRequest { id: 3, to: &[SGE, SGE] };
-        assert!(matches!(rings.receive(&pair(), &[long]), Err(Error::TooLong(2, 1))));
+        assert!(matches!(receives.receive(None, &[long]), Err(Error::TooLong(2, 1))));
     }
 
     #[test]
     fn send_elements() {
-        let mut rings = rings(4);
+        let (limits, posted) = (Limits { requests: 4, sge: 3, inline: 64 }, Outstanding::new(4));
+        // What is no device takes the doorbell for what it is.
+        let mut sends = SendRing::over(&open(), 5, ring(9, 4), limits).unwrap();
         let read = SendRequest {
             id: 3,
             operation: Operation::Read { address: 0x2000, rkey: 8 },
@@ -395,9 +437,8 @@ mod tests {
             solicited: true,
             ..read
         };
-        // What is no device takes the doorbell for what it is.
-        rings.send(&pair(), &[read, inline]).unwrap();
-        let bytes = element(&rings.send, 0, 240);
+        sends.send(&posted, &[read, inline]).unwrap();
+        let bytes = element(&sends.ring, 0, 240);
         let word = |bytes: &[u8], at: usize| u32::read_from_prefix(&bytes[at..]).unwrap().0;
         assert_eq!(
             [0, 12, 16, 24, 32, 152].map(|at| word(&bytes, at)),
@@ -405,12 +446,25 @@ mod tests {
         );
         assert_eq!([184, 188, 192, 196, 200].map(|at| word(&bytes, at)), [14, 14, 0, 2, 0]);
         assert_eq!(&bytes[208..224], SGE.as_bytes());
-        let bytes = element(&rings.send, 1, 213);
+        let bytes = element(&sends.ring, 1, 213);
         assert_eq!([12, 16, 184, 196].map(|at| word(&bytes, at)), [3, 4 | 8, 5, 0]);
         assert_eq!((&bytes[20..24], &bytes[208..]), (&[1, 2, 3, 4][..], &b"hello"[..]));
         let long = SendRequest { data: Data::Inline(&[0; 65]), ..inline };
-        assert!(matches!(rings.send(&pair(), &[long]), Err(Error::TooLong(65, 64))));
-        assert!(matches!(rings.send(&pair(), &[read, read]), Err(Error::Full(1))));
+        assert!(matches!(sends.send(&posted, &[long]), Err(Error::TooLong(65, 64))));
+        assert!(matches!(sends.send(&posted, &[read, read]), Err(Error::Full(1))));
+    }
+
+    #[test]
+    fn datagrams() {
+        let limits = Limits { requests: 4, sge: 3, inline: 64 };
+        let mut sends = SendRing::over(&open(), 5, ring(9, 4), limits).unwrap();
+        let path = AddressHandle::new(&open(), 1, 77);
+        let operation = Operation::SendTo { path: &path, qpn: 17, qkey: 18, immediate: None };
+        let (data, id) = (Data::Regions(&[SGE]), 3);
+        let request = SendRequest { id, operation, data, signaled: true, solicited: false };
+        sends.send(&Outstanding::new(4), &[request]).unwrap();
+        let words = <[u32; 11]>::read_from_bytes(&element(&sends.ring, 0, 44)).unwrap();
+        assert_eq!(words[3..], [2, 2, 0, 17, 18, 0, 77, 0]);
     }
 
     #[test]

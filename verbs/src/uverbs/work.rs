@@ -3,6 +3,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::AddressHandle;
+
 /// Some bytes of a memory region.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
@@ -34,10 +36,21 @@ pub enum Data<'a> {
 }
 
 /// What is to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+#[derive(Clone, Copy, Debug)]
+pub enum Operation<'a> {
     /// Sends, to a receive request of the other side; with 32 bits beside the data.
     Send(Option<u32>),
+    /// The same for datagrams (UD), each of which says where it goes.
+    SendTo {
+        /// The way there.
+        path: &'a AddressHandle,
+        /// Number of the queue pair there.
+        qpn: u32,
+        /// That it takes.
+        qkey: u32,
+        /// In the order of this machine.
+        immediate: Option<u32>,
+    },
     /// Writes to memory of the other side; with 32 bits it takes a receive request there.
     Write {
         /// Where.
@@ -54,33 +67,77 @@ pub enum Operation {
         /// Of the region there.
         rkey: u32,
     },
+    /// Replaces eight bytes of the other side if they are what is expected, and reads what they were.
+    CompareSwap {
+        /// Where, a multiple of eight.
+        address: u64,
+        /// Of the region there.
+        rkey: u32,
+        /// What is expected.
+        compare: u64,
+        /// What they become.
+        swap: u64,
+    },
+    /// Adds to eight bytes of the other side, and reads what they were.
+    FetchAdd {
+        /// Where, a multiple of eight.
+        address: u64,
+        /// Of the region there.
+        rkey: u32,
+        /// How much.
+        add: u64,
+    },
 }
 
-impl Operation {
+impl Operation<'_> {
     /// `enum ib_uverbs_wr_opcode`
     pub(super) fn opcode(self) -> u32 {
         match self {
             Self::Write { immediate: None, .. } => 0,
             Self::Write { .. } => 1,
-            Self::Send(None) => 2,
-            Self::Send(_) => 3,
+            Self::Send(None) | Self::SendTo { immediate: None, .. } => 2,
+            Self::Send(_) | Self::SendTo { .. } => 3,
             Self::Read { .. } => 4,
-        }
-    }
-
-    /// Where on the other side, and the key for that; zero where it is not said.
-    pub(super) fn remote(self) -> (u64, u32) {
-        match self {
-            Self::Send(_) => (0, 0),
-            Self::Write { address, rkey, .. } | Self::Read { address, rkey } => (address, rkey),
+            Self::CompareSwap { .. } => 5,
+            Self::FetchAdd { .. } => 6,
         }
     }
 
     /// The 32 bits beside the data.
     pub(super) fn immediate(self) -> u32 {
         match self {
-            Self::Send(immediate) | Self::Write { immediate, .. } => immediate.unwrap_or(0),
-            Self::Read { .. } => 0,
+            Self::Send(immediate)
+            | Self::SendTo { immediate, .. }
+            | Self::Write { immediate, .. } => immediate.unwrap_or(0),
+            Self::Read { .. } | Self::CompareSwap { .. } | Self::FetchAdd { .. } => 0,
+        }
+    }
+
+    /// What drivers have in one union: words of it, from its beginning. Of a datagram that is the driver's own.
+    pub(super) fn remote(self) -> [u32; 8] {
+        let ([address, compare, swap], rkey, rkey_at) = match self {
+            Self::Send(_) | Self::SendTo { .. } => return [0; 8],
+            Self::Write { address, rkey, .. } | Self::Read { address, rkey } => {
+                ([address, 0, 0], rkey, 2)
+            }
+            Self::CompareSwap { address, rkey, compare, swap } => {
+                ([address, compare, swap], rkey, 6)
+            }
+            Self::FetchAdd { address, rkey, add } => ([address, add, 0], rkey, 6),
+        };
+        let mut words: [u32; 8] = zerocopy::transmute!([address, compare, swap, 0]);
+        words[rkey_at] = rkey;
+        words
+    }
+
+    /// Where on the other side.
+    pub(super) fn address(self) -> u64 {
+        match self {
+            Self::Send(_) | Self::SendTo { .. } => 0,
+            Self::Write { address, .. }
+            | Self::Read { address, .. }
+            | Self::CompareSwap { address, .. }
+            | Self::FetchAdd { address, .. } => address,
         }
     }
 }
@@ -94,7 +151,7 @@ pub struct SendRequest<'a> {
     /// What its completion says of it.
     pub id: u64,
     /// What is done.
-    pub operation: Operation,
+    pub operation: Operation<'a>,
     /// With what.
     pub data: Data<'a>,
     /// Whether there is a completion also when it has succeeded.
@@ -161,7 +218,7 @@ pub struct Completion {
     pub id: u64,
     /// How it has ended.
     pub status: WorkStatus,
-    /// 0 send, 1 write, 2 read, 128 receive, 129 receive of a write's 32 bits.
+    /// 0 send, 1 write, 2 read, 3 compare and swap, 4 fetch and add, 128 receive, 129 receive of a write's 32 bits.
     pub opcode: u32,
     /// The vendor's.
     pub vendor_error: u32,
@@ -190,3 +247,21 @@ pub struct Completion {
 }
 
 const _: () = assert!(size_of::<Completion>() == 48 && size_of::<Sge>() == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_union() {
+        let (address, rkey) = (0x1_0000_0002_u64.to_le(), 7);
+        let [low, high] = [2_u32.to_le(), 1_u32.to_le()];
+        let of = |operation: Operation<'_>| (operation.opcode(), operation.remote());
+        let write = Operation::Write { address, rkey, immediate: None };
+        assert_eq!(of(write), (0, [low, high, rkey, 0, 0, 0, 0, 0]));
+        let (compare, swap) = (3_u64.to_le(), 4_u64.to_le());
+        let atomic = Operation::CompareSwap { address, rkey, compare, swap };
+        assert_eq!(of(atomic), (5, [low, high, 3_u32.to_le(), 0, 4_u32.to_le(), 0, rkey, 0]));
+        assert_eq!(of(Operation::Send(Some(1))), (3, [0; 8]));
+    }
+}

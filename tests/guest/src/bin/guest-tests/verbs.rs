@@ -56,27 +56,39 @@ fn devinfo(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-/// Ours with ours, and with libibverbs' as server and as client; asleep and awake; messages of several packets, and of one
-/// byte. On rxe, whose queues are mapped, and on an HCA that takes system calls.
+/// Ours with ours, and with libibverbs' as server and as client; reliable and not, datagrams, and sixteen connections with one
+/// receive queue; asleep and awake; messages of several packets, and of one byte. On rxe, whose queues are mapped, and on an HCA that takes system calls.
 fn pingpong(bed: &mut Bed) -> Result<()> {
-    const OURS: &str = "/usr/lib/lab/rdma-pingpong";
-    const THEIRS: &str = "ibv_rc_pingpong";
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
     let (a, b) = (plug("a", 1, &[])?, plug("b", 1, &[])?);
     subnet_manager(bed, "a")?;
     // The first GID is that of the interface's own address.
     let (rxe, a, b) = ("-d rxe0 -g 0".to_owned(), format!("-d {a}"), format!("-d {b}"));
-    for (server, client) in [(OURS, OURS), (OURS, THEIRS), (THEIRS, OURS)] {
-        for (at, from) in [(&rxe, &rxe), (&a, &b)] {
-            for options in ["-n 50 -s 100000", "-n 600 -s 1 -e"] {
-                let said = sh(&format!(
-                    "{server} {at} {options} >/run/lab/server 2>&1 &
-                     until ss -tln | grep -q :18515; do sleep 0.05; done
-                     timeout 60 {client} {from} {options} 127.0.0.1 || {{ cat /run/lab/server; exit 1; }}
-                     wait $! || {{ cat /run/lab/server; exit 1; }}"
-                ));
-                let said = said.with_context(|| format!("{server} {at}, {client} {options}"))?;
-                ensure!(said.contains("usec/iter"), "{server} {at}, {client} {options}: {said}");
+    let short = "-n 600 -s 1 -e";
+    for (transport, all) in [
+        ("rc", &["-n 50 -s 100000", short][..]),
+        ("uc", &["-n 50 -s 100000 -e"]),
+        ("ud", &["-n 600 -s 1000"]),
+        ("srq", &["-n 600 -s 4000 -e"]),
+    ] {
+        let ours = format!("/usr/lib/lab/rdma-pingpong -t {transport}");
+        let theirs = format!("ibv_{transport}_pingpong");
+        for (server, client) in [(&ours, &ours), (&ours, &theirs), (&theirs, &ours)] {
+            for (at, from) in [(&rxe, &rxe), (&a, &b)] {
+                for options in all {
+                    let said = sh(&format!(
+                        "{server} {at} {options} >/run/lab/server 2>&1 &
+                         until ss -tln | grep -q :18515; do sleep 0.05; done
+                         timeout 20 {client} {from} {options} 127.0.0.1 || {{ cat /run/lab/server; exit 1; }}
+                         wait $! || {{ cat /run/lab/server; exit 1; }}"
+                    ));
+                    let said =
+                        said.with_context(|| format!("{server} {at}, {client} {options}"))?;
+                    ensure!(
+                        said.contains("usec/iter"),
+                        "{server} {at}, {client} {options}: {said}"
+                    );
+                }
             }
         }
     }
