@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `rdma-unplug -d DEVICE [-g GID-INDEX]`: what a program sees when its device is pulled out. It has queue pairs with requests
+//! `rdma-unplug -d DEVICE [-g GID-INDEX] [-r]`: what a program sees when its device is pulled out. It has queue pairs with requests
 //! that nothing comes for, one thread that polls, one that sleeps until there is a completion, and one that waits for what the
 //! device tells; says `ready`, and waits for the device to go. Then each request must have come back once, as flushed, nothing
 //! can be posted, and everything is given up: the files and the memory of the program are what they were.
+//!
+//! With -r it has receive requests only: iWARP connects by `rdma_cm` alone, and breaks a connection nobody receives on.
 //!
 //! It ends when its standard input does.
 
@@ -18,8 +20,9 @@ use lexopt::prelude::{Long, Short};
 use rdma_verbs::netlink::Socket;
 use rdma_verbs::uverbs::{
     Access, Answering, Asking, Capacity, Completion, CompletionChannel, CompletionQueue, Context,
-    Data, DeviceChannel, Error as VerbsError, Global, Init, Operation, Path, Peer, QueuePair,
-    ReceiveRequest, Receiving, Reliable, SendRequest, WorkStatus,
+    Data, DeviceChannel, Error as VerbsError, Global, Init, Operation, Path, Peer,
+    ProtectionDomain, QueuePair, ReadyToSend, ReceiveRequest, Receiving, Reliable, SendRequest,
+    Sge, WorkStatus,
 };
 use rdma_verbs::{EventType, Gid, PortNum};
 use zerocopy::FromZeros as _;
@@ -42,12 +45,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    let (mut name, mut gid_index) = (String::new(), None);
+    let (mut name, mut gid_index, mut sends) = (String::new(), None, true);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Short('d') | Long("ib-dev") => name = parser.value()?.string()?,
             Short('g') | Long("gid-idx") => gid_index = Some(parser.value()?.parse()?),
+            Short('r') => sends = false,
             other => return Err(other.unexpected().into()),
         }
     }
@@ -55,7 +59,7 @@ fn run() -> Result<(), Error> {
     drop(open(&name)?);
     println!("device {name}");
     let before = in_use()?;
-    hold(&name, gid_index)?;
+    hold(&name, gid_index, sends)?;
     let after = in_use()?;
     println!("files: {} before, {} after", before.0, after.0);
     println!("allocations: {} before, {} after", before.1, after.1);
@@ -89,7 +93,7 @@ fn path(context: &Context, gid_index: Option<u8>) -> Result<Path, Error> {
 }
 
 /// Has all that a program can have, until it is taken away.
-fn hold(name: &str, gid_index: Option<u8>) -> Result<(), Error> {
+fn hold(name: &str, gid_index: Option<u8>, sends: bool) -> Result<(), Error> {
     let context = open(name)?;
     let path = path(&context, gid_index)?;
     let events = context.device_channel()?;
@@ -110,26 +114,11 @@ fn hold(name: &str, gid_index: Option<u8>) -> Result<(), Error> {
     for (id, number) in (0..RECEIVES).zip((0..PAIRS).cycle()) {
         pairs[number].post_receive(&[ReceiveRequest { id, to: &part }])?;
     }
-    // The other end has no receive request, and is asked for ever.
-    let queues = (&polled, &slept);
-    let ends = [(); 2].map(|()| context.queue_pair::<Reliable>(&domain, queues, capacity));
-    let [one, other] = ends;
-    let (one, other) = (one?.init(PORT, 0, Access(0))?, other?.init(PORT, 0, Access(0))?);
-    let numbers = (one.number(), other.number());
-    let connect = |pair: QueuePair<Reliable, Init>, qpn| {
-        let peer = Peer { qpn, psn: 0, mtu: 1, path };
-        let pair = pair.ready_to_receive(&peer, &Answering { reads: 1, rnr_timer: 24 })?;
-        pair.ready_to_send(0, &Asking { timeout: 14, retries: 7, rnr_retries: 7, reads: 1 })
+    let mut ends = if sends {
+        Some(send(&context, &domain, (&polled, &slept), capacity, path, &part)?)
+    } else {
+        None
     };
-    let other = connect(other, numbers.0)?;
-    let mut one = connect(one, numbers.1)?;
-    for id in RECEIVES..RECEIVES + SENDS {
-        // One without a completion of its own, too.
-        let signaled = id != RECEIVES + 3;
-        let data = Data::Regions(&part);
-        let operation = Operation::Send(None);
-        one.post_send(&[SendRequest { id, operation, data, signaled, solicited: false }])?;
-    }
     println!("ready");
 
     let (fatal, by_poll, by_sleep) = thread::scope(|scope| {
@@ -150,11 +139,49 @@ fn hold(name: &str, gid_index: Option<u8>) -> Result<(), Error> {
             return Err("a receive request was taken".into());
         }
     }
-    let late = one.post_send(&[]).err().ok_or("a send request was taken")?;
-    println!("posting: {late}");
+    if let Some([one, _]) = &mut ends {
+        let none = Data::Regions(&[]);
+        let operation = Operation::Send(None);
+        let late = SendRequest { id: 0, operation, data: none, signaled: true, solicited: false };
+        let late = one.post_send(&[late]).err().ok_or("a send request was taken")?;
+        println!("posting: {late}");
+    }
+    let late = context.protection_domain().err().ok_or("there is more to be had")?;
+    println!("afterwards: {late}");
     // In another order than it was made.
-    drop((memory, domain, channel, other, context, pairs, one));
+    drop((memory, domain, channel, context, pairs, ends));
     Ok(())
+}
+
+/// A connection whose other end has no receive request, and is asked for ever.
+fn send(
+    context: &Context,
+    domain: &ProtectionDomain,
+    queues: (&CompletionQueue, &CompletionQueue),
+    capacity: Capacity<'_>,
+    path: Path,
+    part: &[Sge],
+) -> Result<[QueuePair<Reliable, ReadyToSend>; 2], Error> {
+    let ends = [(); 2].map(|()| {
+        context.queue_pair::<Reliable>(domain, queues, capacity)?.init(PORT, 0, Access(0))
+    });
+    let [one, other] = ends;
+    let (one, other) = (one?, other?);
+    let numbers = (one.number(), other.number());
+    let connect = |pair: QueuePair<Reliable, Init>, qpn| {
+        let peer = Peer { qpn, psn: 0, mtu: 1, path };
+        let pair = pair.ready_to_receive(&peer, &Answering { reads: 1, rnr_timer: 24 })?;
+        pair.ready_to_send(0, &Asking { timeout: 14, retries: 7, rnr_retries: 7, reads: 1 })
+    };
+    let other = connect(other, numbers.0)?;
+    let mut one = connect(one, numbers.1)?;
+    for id in RECEIVES..RECEIVES + SENDS {
+        // One without a completion of its own, too.
+        let signaled = id != RECEIVES + 3;
+        let (operation, data) = (Operation::Send(None), Data::Regions(part));
+        one.post_send(&[SendRequest { id, operation, data, signaled, solicited: false }])?;
+    }
+    Ok([one, other])
 }
 
 fn join<T>(thread: thread::ScopedJoinHandle<'_, Result<T, Error>>) -> Result<T, Error> {

@@ -7,7 +7,7 @@
 //! - [`CmDefaults`]: RoCE mode and type of service, in configfs.
 //! - [`umad`]: management datagrams through a port; [`mad`]: what is in them; [`requests`]: many at once.
 //! - [`sa`]: subnet administration: records, a client, subscriptions; [`dm`]: device management.
-//! - [`uverbs`]: a device as user space has it open: what it and its ports can do.
+//! - [`uverbs`]: a device as user space has it open: what it and its ports can do, queues and memory; [`cm`]: connections.
 //! - [`ibsim`]: the same on a fabric that is simulated, without any RDMA.
 //! - [`Watch`]: waits for whatever may change any of that: [`Uevent`]s, [`AsyncEvent`]s, network interfaces.
 //! - [`Guid`], [`Gid`], [`DevIndex`], [`PortNum`], [`Protocol`]: the values both speak of.
@@ -18,6 +18,7 @@
 
 mod async_events;
 pub mod backoff;
+pub mod cm;
 mod cm_defaults;
 pub mod dm;
 mod driver;

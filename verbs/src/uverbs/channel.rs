@@ -175,7 +175,7 @@ impl Context {
         let channel = Channel::make(&self.open, what, || {
             let (request, mut number) = (0_u64, u32::MAX);
             let (bytes, room) = (request.as_bytes(), number.as_mut_bytes());
-            self.open.give(command::CREATE_COMP_CHANNEL, bytes, room, &mut [])?;
+            self.open.give(command::CREATE_COMP_CHANNEL, bytes, room, (&[], &mut []))?;
             Ok(number.into())
         })?;
         Ok(CompletionChannel(Arc::new(channel)))

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Commands of write(2) (`enum ib_uverbs_write_cmds`), as the ioctl takes them too.
 
-use std::io;
+use std::io::{self, Write as _};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::call::{Call, DRIVER_OUT};
+use super::call::{Call, DRIVER_IN, DRIVER_OUT};
 use super::{Error, Open, device};
 
 pub(super) const ALLOC_PD: u32 = 3;
@@ -52,7 +52,7 @@ impl Open {
         response: &mut [u8],
         from_driver: &mut [u8],
     ) -> Result<(), Error> {
-        let outcome = self.give(number, request, response, from_driver);
+        let outcome = self.give(number, request, response, (&[], from_driver));
         outcome.map_err(|error| self.failed(what, error))
     }
 
@@ -62,7 +62,7 @@ impl Open {
         number: u32,
         request: &[u8],
         response: &mut [u8],
-        from_driver: &mut [u8],
+        (to_driver, from_driver): (&[u8], &mut [u8]),
     ) -> io::Result<()> {
         let mut call = Call::new(self.driver, device::OBJECT, device::INVOKE_WRITE)
             .input(0, request)
@@ -70,10 +70,32 @@ impl Open {
         if !response.is_empty() {
             call = call.output(1, response);
         }
+        if !to_driver.is_empty() {
+            call = call.input(DRIVER_IN, to_driver);
+        }
         if !from_driver.is_empty() {
             call = call.output(DRIVER_OUT, from_driver);
         }
         call.make(self.fd())
+    }
+
+    /// Tells the kernel that there is something to send in the queue of a queue pair.
+    pub(super) fn ring_doorbell(&self, handle: u32) -> Result<(), Error> {
+        let mut answer = 0_u32;
+        let response = (&raw mut answer).expose_provenance() as u64;
+        let core = Post { response, handle, requests: 0, elements: 0, element_size: 56 };
+        let header = [POST_SEND, 8 | 1 << 16];
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(header.as_bytes());
+        bytes[8..].copy_from_slice(core.as_bytes());
+        // The shorter way; not for a process that was forked.
+        match (&self.file.0).write(&bytes) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                self.command("send", POST_SEND, core.as_bytes(), answer.as_mut_bytes(), &mut [])
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed("send", error)),
+        }
     }
 
     /// Has the next completion of a queue be told of by an event.
@@ -94,6 +116,6 @@ impl Open {
             _ => (std::slice::from_ref(&handle), 0),
         };
         let answer = answer.get_mut(..length).unwrap_or_default();
-        self.give(number, request.as_bytes(), answer, &mut []).ok();
+        self.give(number, request.as_bytes(), answer, (&[], &mut [])).ok();
     }
 }

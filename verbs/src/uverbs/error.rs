@@ -34,6 +34,9 @@ pub enum Error {
     /// A request is longer than the queue's elements: scatter/gather elements, or bytes that stand in the request.
     #[error("a request of {0} is longer than the {1} that this queue takes")]
     TooLong(usize, usize),
+    /// This driver does not do that.
+    #[error("this device does not do {0}")]
+    Unsupported(&'static str),
     /// The queue pair has no receive queue of its own.
     #[error("receive requests of this queue pair go to the shared queue")]
     Shared,

@@ -85,7 +85,8 @@ impl Life {
         self.bell.as_fd()
     }
 
-    fn is_there(&self) -> bool {
+    /// Whether nothing of it has been let go yet.
+    pub(super) fn is_there(&self) -> bool {
         self.state.load(Ordering::Acquire) == THERE
     }
 

@@ -17,6 +17,7 @@ mod plain;
 mod provider;
 mod qp;
 mod rxe;
+mod siw;
 mod srq;
 mod work;
 

@@ -11,6 +11,7 @@ use super::outstanding::{Joined, Joining};
 use super::plain::CompletionCalls;
 use super::provider::{Completions, Provider};
 use super::rxe::{self, CompletionRing};
+use super::siw::{self, CompletionArray};
 use super::work::{Completion, Sge};
 use super::{Context, Error, Open, command};
 
@@ -222,9 +223,11 @@ impl Context {
             reserved: 0,
         };
         let mut answer = [0_u32; 2];
-        let mut mapping = rxe::MappingInfo::new_zeroed();
+        let mut of_rxe = rxe::MappingInfo::new_zeroed();
+        let mut of_siw = siw::CompletionInfo::new_zeroed();
         let from_driver = match provider {
-            Provider::Rxe => mapping.as_mut_bytes(),
+            Provider::Rxe => of_rxe.as_mut_bytes(),
+            Provider::Siw => of_siw.as_mut_bytes(),
             Provider::Plain => &mut [],
         };
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
@@ -233,7 +236,8 @@ impl Context {
         let [number, entries] = answer;
         let handle = Arc::new(Handle::new(&self.open, number, command::DESTROY_CQ));
         let completions: Box<dyn Completions> = match provider {
-            Provider::Rxe => Box::new(CompletionRing::new(&self.open, number, &mapping)?),
+            Provider::Rxe => Box::new(CompletionRing::new(&self.open, number, &of_rxe)?),
+            Provider::Siw => Box::new(CompletionArray::new(&self.open, &of_siw)?),
             Provider::Plain => Box::new(CompletionCalls::new(&self.open, number)),
         };
         let channel = channel.map(|(channel, _)| channel.clone());
@@ -261,7 +265,14 @@ impl ProtectionDomain {
         };
         let mut answer = [0_u32; 3];
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
-        self.0.open.command(what, command::REG_MR, bytes, room, &mut [])?;
+        let mut of_siw = [0; 8];
+        // siw takes a part of the key, and says all of it once more.
+        let for_siw: (&[u8], &mut [u8]) = match Provider::of(self.0.open.driver) {
+            Ok(Provider::Siw) => (&[0; 8], &mut of_siw),
+            _ => (&[], &mut []),
+        };
+        let outcome = self.0.open.give(command::REG_MR, bytes, room, for_siw);
+        outcome.map_err(|error| self.0.open.failed(what, error))?;
         let [number, lkey, rkey] = answer;
         let handle = Handle::new(&self.0.open, number, command::DEREG_MR);
         Ok(MemoryRegion { _handle: handle, pages, lkey, rkey, _domain: self.clone() })

@@ -107,7 +107,7 @@ impl ProtectionDomain {
         let (mut handle, mut from_driver) = (0_u32, [0_u32; 2]);
         let from_driver = match Provider::of(open.driver)? {
             Provider::Rxe => from_driver.as_mut_bytes(),
-            Provider::Plain => &mut [],
+            Provider::Siw | Provider::Plain => &mut [],
         };
         let (bytes, room) = (request.as_bytes(), handle.as_mut_bytes());
         open.command("make an address handle", command::CREATE_AH, bytes, room, from_driver)?;

@@ -13,6 +13,8 @@ use crate::driver_name;
 pub(super) enum Provider {
     /// Rings in memory.
     Rxe,
+    /// Arrays in memory.
+    Siw,
     /// System calls.
     Plain,
 }
@@ -22,6 +24,7 @@ impl Provider {
     pub(super) fn of(driver: u32) -> Result<Self, Error> {
         match driver_name(driver) {
             Some("rxe") => Ok(Self::Rxe),
+            Some("siw") => Ok(Self::Siw),
             // Their kernel halves take everything by system call; and who does not say who he is may do so.
             Some("qib" | "hfi1") | None => Ok(Self::Plain),
             Some(name) => Err(Error::NoProvider(name.to_owned())),

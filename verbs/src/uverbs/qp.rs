@@ -12,10 +12,12 @@ use super::path::Path;
 use super::plain::WorkCalls;
 use super::provider::{Limits, Provider, Receives, Sends};
 use super::rxe::{MappingInfo, ReceiveRing, SendRing};
+use super::siw::{PairInfo, ReceiveArray, SendArray};
 use super::srq::SharedReceiveQueue;
 use super::work::{ReceiveRequest, SendRequest};
 use super::{Context, Error, command};
 use crate::PortNum;
+use crate::cm::{Id, PathAttributes, QueuePairAttributes};
 
 /// Just made: nothing can be posted.
 #[derive(Debug)]
@@ -237,6 +239,62 @@ struct Modify {
 
 const _: () = assert!(size_of::<Create>() == 56 && size_of::<Modify>() == 112);
 
+impl Modify {
+    /// As the connection manager says.
+    fn of(attributes: &QueuePairAttributes) -> Self {
+        let QueuePairAttributes { path, alternate, .. } = attributes;
+        // Of these the lower bits are all there is.
+        let byte = |word: u32| word.to_le_bytes()[0];
+        Self {
+            destination: Destination::of(path),
+            alternate: Destination::of(alternate),
+            handle: 0,
+            mask: attributes.mask,
+            qkey: attributes.qkey,
+            receive_psn: attributes.receive_psn,
+            send_psn: attributes.send_psn,
+            destination_qpn: attributes.destination_qpn,
+            access: attributes.access,
+            pkey_index: attributes.pkey_index,
+            alternate_pkey_index: attributes.alternate_pkey_index,
+            state: byte(attributes.state),
+            current_state: byte(attributes.current_state),
+            mtu: byte(attributes.mtu),
+            migration: byte(attributes.migration),
+            notify_drained: attributes.notify_drained,
+            reads: attributes.reads,
+            destination_reads: attributes.destination_reads,
+            rnr_timer: attributes.rnr_timer,
+            port: attributes.port,
+            timeout: attributes.timeout,
+            retries: attributes.retries,
+            rnr_retries: attributes.rnr_retries,
+            alternate_port: attributes.alternate_port,
+            alternate_timeout: attributes.alternate_timeout,
+            reserved: [0; 2],
+        }
+    }
+}
+
+impl Destination {
+    fn of(path: &PathAttributes) -> Self {
+        Self {
+            gid: path.gid,
+            flow_label: path.flow_label,
+            lid: path.lid,
+            reserved: 0,
+            sgid_index: path.sgid_index,
+            hop_limit: path.hop_limit,
+            traffic_class: path.traffic_class,
+            sl: path.sl,
+            path_bits: path.path_bits,
+            static_rate: path.static_rate,
+            is_global: path.is_global,
+            port: path.port,
+        }
+    }
+}
+
 /// STATE | PKEY_INDEX | PORT, with ACCESS for connections, with QKEY for datagrams
 const TO_INIT: u32 = 0x31;
 const ACCESS: u32 = 0x8;
@@ -289,9 +347,11 @@ impl Context {
             ..Create::new_zeroed()
         };
         let mut answer = [0_u32; 8];
-        let mut mappings = <[MappingInfo; 2]>::new_zeroed();
+        let mut of_rxe = <[MappingInfo; 2]>::new_zeroed();
+        let mut of_siw = PairInfo::new_zeroed();
         let from_driver = match provider {
-            Provider::Rxe => mappings.as_mut_bytes(),
+            Provider::Rxe => of_rxe.as_mut_bytes(),
+            Provider::Siw => of_siw.as_mut_bytes(),
             Provider::Plain => &mut [],
         };
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
@@ -301,9 +361,10 @@ impl Context {
         let send = Limits::new(sends, send_sge, inline);
         let receive = shared.is_none().then(|| Limits::new(receives, receive_sge, 0));
         let open = &self.open;
-        let [of_receive, of_send] = &mappings;
+        let [of_receive, of_send] = &of_rxe;
         let send: Box<dyn Sends> = match provider {
             Provider::Rxe => Box::new(SendRing::new(open, handle.number, of_send, send)?),
+            Provider::Siw => Box::new(SendArray::new(open, handle.number, &of_siw, send)?),
             Provider::Plain => {
                 Box::new(WorkCalls::new(open, handle.number, command::POST_SEND, send))
             }
@@ -311,6 +372,7 @@ impl Context {
         let receive = receive.map(|limits| -> Result<Box<dyn Receives>, Error> {
             Ok(match provider {
                 Provider::Rxe => Box::new(ReceiveRing::new(open, of_receive, limits)?),
+                Provider::Siw => Box::new(ReceiveArray::new(open, &of_siw, limits)?),
                 Provider::Plain => {
                     Box::new(WorkCalls::new(open, handle.number, command::POST_RECV, limits))
                 }
@@ -469,6 +531,49 @@ impl QueuePair<Reliable, Init> {
         let Answering { reads, rnr_timer } = *answering;
         let change = Modify { destination_reads: reads, rnr_timer, ..self.to(peer) };
         self.receive_with(TO_RECEIVE | ANSWERING, change)
+    }
+}
+
+impl QueuePair<Reliable, Reset> {
+    /// Prepares it for a connection: see [`crate::cm`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn init_for(self, id: &Id) -> Result<QueuePair<Reliable, Init>, Error> {
+        let change = Modify::of(&id.attributes(state::INIT.into())?);
+        self.modify("bring a queue pair to INIT", change)
+    }
+}
+
+impl QueuePair<Reliable, Init> {
+    fn init_again(self, id: &Id) -> Result<Self, Error> {
+        let change = Modify::of(&id.attributes(state::INIT.into())?);
+        self.modify("change a queue pair in INIT", change)
+    }
+
+    /// The same when the other side is known: with its request, or its response.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn ready_to_receive_for(
+        self,
+        id: &Id,
+    ) -> Result<QueuePair<Reliable, ReadyToReceive>, Error> {
+        // What the other side may do is agreed on by now.
+        let again = self.init_again(id)?;
+        let change = Modify::of(&id.attributes(state::READY_TO_RECEIVE.into())?);
+        again.modify("bring a queue pair to RTR", change)
+    }
+}
+
+impl QueuePair<Reliable, ReadyToReceive> {
+    /// The same after that.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn ready_to_send_for(self, id: &Id) -> Result<QueuePair<Reliable, ReadyToSend>, Error> {
+        let change = Modify::of(&id.attributes(state::READY_TO_SEND.into())?);
+        self.modify("bring a queue pair to RTS", change)
     }
 }
 

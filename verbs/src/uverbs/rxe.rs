@@ -10,13 +10,11 @@
 //! copy of a completion queue has all there will ever be, and this side's index is not read from there. The others say nothing:
 //! of a queue pair that is destroyed the kernel's index has gone to the end.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::command::{self, Post};
 use super::memory::Pages;
 use super::outstanding::Outstanding;
 use super::provider::{Completions, Limits, Receives, Sends};
@@ -192,32 +190,6 @@ impl SendRing {
         self.ring.write(PROGRESS, progress.as_bytes());
         self.ring.write(SEND_HEAD, rest);
     }
-
-    /// Tells the kernel that there is something to send.
-    fn ring_doorbell(&self) -> Result<(), Error> {
-        let mut answer = 0_u32;
-        let address = (&raw mut answer).expose_provenance() as u64;
-        let core = Post {
-            response: address,
-            handle: self.handle,
-            requests: 0,
-            elements: 0,
-            element_size: 56,
-        };
-        let header = [command::POST_SEND, 8 | 1 << 16];
-        let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(header.as_bytes());
-        bytes[8..].copy_from_slice(core.as_bytes());
-        // The shorter way; not for a process that was forked.
-        match (&self.open.file.0).write(&bytes) {
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                let (core, answer) = (core.as_bytes(), answer.as_mut_bytes());
-                self.open.command("send", command::POST_SEND, core, answer, &mut [])
-            }
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.open.failed("send", error)),
-        }
-    }
 }
 
 /// The head of a send element, as far as a program says what is to be done. A union of 120 bytes ends it, of which nothing after
@@ -307,7 +279,7 @@ impl Sends for SendRing {
             count += 1;
         }
         // Once for all of them.
-        match if count > 0 { self.ring_doorbell() } else { Ok(()) } {
+        match if count > 0 { self.open.ring_doorbell(self.handle) } else { Ok(()) } {
             // They were posted while it went, and are flushed.
             Ok(()) | Err(Error::Gone(_)) => outcome,
             Err(error) => Err(error),

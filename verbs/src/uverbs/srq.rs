@@ -9,6 +9,7 @@ use super::objects::{Handle, ProtectionDomain};
 use super::plain::WorkCalls;
 use super::provider::{Limits, Provider, Receives};
 use super::rxe::{MappingInfo, ReceiveRing};
+use super::siw::{ReceiveArray, SharedInfo};
 use super::work::ReceiveRequest;
 use super::{Error, command};
 
@@ -74,8 +75,10 @@ impl ProtectionDomain {
         let request = Create { response: 0, user_handle: 0, domain, requests, sge, limit: 0 };
         let mut answer = [0_u32; 4];
         let mut of_rxe = OfRxe::new_zeroed();
+        let mut of_siw = SharedInfo::new_zeroed();
         let from_driver = match provider {
             Provider::Rxe => of_rxe.as_mut_bytes(),
+            Provider::Siw => of_siw.as_mut_bytes(),
             Provider::Plain => &mut [],
         };
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
@@ -86,6 +89,7 @@ impl ProtectionDomain {
         let limits = Limits::new(requests, sge, 0);
         let receive: Box<dyn Receives> = match provider {
             Provider::Rxe => Box::new(ReceiveRing::new(open, &of_rxe.mapping, limits)?),
+            Provider::Siw => Box::new(ReceiveArray::shared(open, &of_siw, limits)?),
             Provider::Plain => {
                 Box::new(WorkCalls::new(open, number, command::POST_SRQ_RECV, limits))
             }

@@ -103,6 +103,18 @@ impl Operation<'_> {
         }
     }
 
+    /// What it is called where it is not done.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Send(None) => "sends",
+            Self::Read { .. } => "RDMA reads",
+            Self::Write { immediate: None, .. } => "RDMA writes",
+            Self::Send(_) | Self::Write { .. } => "immediate data",
+            Self::SendTo { .. } => "datagrams",
+            Self::CompareSwap { .. } | Self::FetchAdd { .. } => "atomics",
+        }
+    }
+
     /// The 32 bits beside the data.
     pub(super) fn immediate(self) -> u32 {
         match self {

@@ -12,12 +12,13 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 7] = [
+const LAB: [&str; 8] = [
     "agent",
     "bench-boot",
     "dm-target",
     "guest-tests",
     "examples/rdma-devinfo",
+    "examples/rdma-ping",
     "examples/rdma-pingpong",
     "examples/rdma-unplug",
 ];

@@ -14,6 +14,7 @@ use super::{Test, both};
 pub(crate) const TESTS: &[Test] = &[
     both("devinfo_says_what_ibv_devinfo_says", devinfo),
     both("pingpong_with_theirs_at_either_end", pingpong),
+    both("connections_with_theirs_at_either_end", connections),
     both("pulled_out_of_a_running_program", pulled),
 ];
 
@@ -95,6 +96,42 @@ fn pingpong(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
+/// The same for connections by IP address, with `rping`: over RoCE and iWARP, IPv4 and IPv6; and where nobody listens, and where
+/// nobody is.
+fn connections(bed: &mut Bed) -> Result<()> {
+    const OURS: &str = "/usr/lib/lab/rdma-ping";
+    const THEIRS: &str = "rping";
+    for (number, kind) in ["rxe", "siw"].into_iter().enumerate() {
+        let nic = bed.nics[number].clone();
+        let addresses = [format!("10.9.{number}.1"), format!("fd00:9:{number}::1")];
+        let [four, six] = &addresses;
+        sh(&format!("ip addr add {four}/24 dev {nic}; ip addr add {six}/64 dev {nic} nodad"))?;
+        bed::plug(kind, &format!("{kind}0"), &nic)?;
+        for (server, client) in [(OURS, OURS), (OURS, THEIRS), (THEIRS, OURS)] {
+            for address in &addresses {
+                let options = format!("-a {address} -C 20 -S 4000");
+                let said = sh(&format!(
+                    "{server} -s {options} >/run/lab/server 2>&1 &
+                     until rdma res show cm_id | grep -q 'state LISTEN'; do sleep 0.05; done
+                     timeout 20 {client} -c -v {options} || {{ cat /run/lab/server; exit 1; }}
+                     wait $! || {{ cat /run/lab/server; exit 1; }}"
+                ));
+                let said = said.with_context(|| format!("{kind}: {server}, {client} {options}"))?;
+                let pings = said.lines().filter(|line| line.contains("ping data: rdma-ping-"));
+                ensure!(pings.count() == 20, "{kind}: {server}, {client} {options}: {said}");
+            }
+        }
+        for (address, why) in [(four.clone(), "refused"), (format!("10.9.{number}.9"), "resolved")]
+        {
+            let outcome = sh(&format!("timeout 20 {OURS} -c -a {address} 2>&1"));
+            let said = outcome.err().context("it has connected to nobody")?.to_string();
+            ensure!(said.contains(why), "{kind}, {address}: {said}");
+        }
+        sh(&format!("ip addr del {four}/24 dev {nic}; ip addr del {six}/64 dev {nic}"))?;
+    }
+    Ok(())
+}
+
 /// A program with 64 queue pairs, whose threads poll, sleep and listen, has its device pulled out: everything comes back, nothing
 /// is left, and nobody waits for it. Beside it what becomes of libibverbs' `ibv_rc_pingpong -e`, which sleeps.
 fn pulled(bed: &mut Bed) -> Result<()> {
@@ -104,7 +141,12 @@ fn pulled(bed: &mut Bed) -> Result<()> {
     let (a, _) = (plug("a", 1, &[])?, plug("b", 1, &[])?);
     // The one that is not pulled out.
     subnet_manager(bed, "b")?;
-    let devices = [("rxe0", "-g 0", "rdma link delete rxe0"), (&*a, "", LIVE)];
+    bed::plug("siw", "siw0", &bed.nics[1])?;
+    let devices = [
+        ("rxe0", "-g 0", "rdma link delete rxe0"),
+        ("siw0", "-r", "rdma link delete siw0"),
+        (&*a, "", LIVE),
+    ];
     for (device, options, pull) in devices {
         let mut program = Held::start(&format!("{OURS} -d {device} {options}"), "ready")?;
         let took = program.pull(pull, 20)?.context("nobody lets go of it")?;
@@ -121,27 +163,30 @@ fn pulled(bed: &mut Bed) -> Result<()> {
         let [by_polling, after_sleep, once] = numbers("flushed")?[..] else {
             bail!("it says {said}")
         };
-        let is_each_once = by_polling + after_sleep == 1010 && once == 1010;
-        ensure!(is_each_once, "of 1010 requests not each came back once");
+        let all = if options == "-r" { 1000 } else { 1010 };
+        let is_each_once = by_polling + after_sleep == all && once == all;
+        ensure!(is_each_once, "of {all} requests not each came back once");
         for what in ["files", "allocations"] {
             let [before, after] = numbers(what)?[..] else { bail!("it says {said}") };
             ensure!(before == after, "it leaves {what}");
         }
-        for part in
-            ["told: DEVICE_FATAL, then cannot take an event: the", "posting: cannot send: the"]
-        {
-            ensure!(said.contains(&format!("{part} device has gone")), "it does not say '{part}'");
+        for part in ["told: DEVICE_FATAL, then cannot take an event", "posting: cannot send"] {
+            let is_told = said.contains(&format!("{part}: the device has gone"));
+            ensure!(is_told || options == "-r" && part.starts_with("posting"), "not '{part}'");
         }
         // The program is still there.
         ensure!(program.child.try_wait()?.is_none(), "it has ended");
-        if device == "rxe0" {
-            sh("rmmod rdma_rxe && modprobe rdma_rxe")?;
-        }
+        match device {
+            "rxe0" => sh("rmmod rdma_rxe && modprobe rdma_rxe")?,
+            "siw0" => sh("rmmod siw && modprobe siw")?,
+            _ => String::new(),
+        };
     }
 
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
     live("a", true)?;
-    for (device, options, pull) in devices {
+    // It speaks no iWARP.
+    for (device, options, pull) in devices.into_iter().filter(|(device, ..)| *device != "siw0") {
         let mut program = Held::start(&format!("{THEIRS} -d {device} {options}"), "local address")?;
         match program.pull(pull, 3)? {
             Some(took) => println!("{device} pulled out of {THEIRS} in {took} ms"),

@@ -1,0 +1,524 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! siw's queues: arrays in memory that the driver has mapped, in which each element says itself whose it is (`siw-abi.h`).
+//!
+//! Both sides go round and round, each by its own count. An element with the flag VALID is the consumer's, one without is the
+//! producer's. Flags, opcode and number of elements are one word, which is stored last and loaded first. The kernel takes the
+//! flag back when it fetches a request, not when it has done it.
+//!
+//! Who posts rings the doorbell only when the kernel may be asleep: when the element before the first new one is not VALID any
+//! more, the kernel has been there. That it looks at the next one before it sleeps, and that this side looks at the one before
+//! after it has stored, needs one order of all these stores and loads: they are sequentially consistent.
+//!
+//! When the device has gone ([`super::life`]), what was polled while the mapping was replaced can be VALID in the copy: it comes
+//! after all that can be new, so that one way round, from where this side was before, is the end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::memory::Pages;
+use super::outstanding::Outstanding;
+use super::provider::{Completions, Limits, Receives, Sends};
+use super::work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, WorkStatus};
+use super::{Error, Open};
+
+const VALID: u16 = 1;
+const INLINE: u16 = 2;
+const SIGNALED: u16 = 4;
+const SOLICITED: u16 = 8;
+
+/// Where in each element the word is that has its flags.
+const FLAGS: usize = 8;
+/// Scatter/gather elements that a request has room for.
+const SGE: usize = 6;
+/// RDMA reads that are under way when their elements are free again.
+const READS: usize = 128;
+
+/// `struct siw_uresp_create_cq`
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+pub(super) struct CompletionInfo {
+    id: u32,
+    entries: u32,
+    key: u64,
+}
+
+/// `struct siw_uresp_create_qp`
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+pub(super) struct PairInfo {
+    id: u32,
+    sends: u32,
+    receives: u32,
+    reserved: u32,
+    send_key: u64,
+    receive_key: u64,
+}
+
+/// `struct siw_uresp_create_srq`
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+pub(super) struct SharedInfo {
+    receives: u32,
+    reserved: u32,
+    key: u64,
+}
+
+/// `struct siw_sqe`
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct SendElement {
+    id: u64,
+    word: u32,
+    rkey: u32,
+    remote_address: u64,
+}
+
+/// `struct siw_cqe`
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+struct CompletionElement {
+    id: u64,
+    flags: u8,
+    opcode: u8,
+    status: u16,
+    length: u32,
+    immediate: u64,
+    qpn: u64,
+}
+
+const SEND: usize = 120;
+const RECEIVE: usize = 112;
+const COMPLETION: usize = 32;
+const _: () = assert!(size_of::<SendElement>() + SGE * size_of::<Sge>() == SEND);
+const _: () = assert!(size_of::<CompletionElement>() == COMPLETION);
+
+/// Elements, a power of two of them, and how many this side has come by.
+#[derive(Debug)]
+struct Array {
+    pages: Arc<Pages>,
+    element: usize,
+    mask: u32,
+    count: u32,
+}
+
+impl Array {
+    /// `more` bytes come after the elements.
+    fn map(
+        open: &Open,
+        key: u64,
+        elements: u32,
+        element: usize,
+        more: usize,
+    ) -> Result<Self, Error> {
+        let length = usize::try_from(elements).ok().and_then(|n| n.checked_mul(element));
+        let length = length.and_then(|length| length.checked_add(more)).ok_or(Error::Garbage)?;
+        // The kernel wants whole pages.
+        let length = length.checked_next_multiple_of(4096).ok_or(Error::Garbage)?;
+        Self::over(open.map(key, length)?, elements, element)
+    }
+
+    fn over(pages: Arc<Pages>, elements: u32, element: usize) -> Result<Self, Error> {
+        if !elements.is_power_of_two() || elements as usize * element > pages.len() {
+            return Err(Error::Garbage);
+        }
+        Ok(Self { pages, element, mask: elements - 1, count: 0 })
+    }
+
+    fn place(&self, count: u32) -> usize {
+        (count & self.mask) as usize * self.element
+    }
+
+    /// Flags of an element, and the two bytes after them.
+    fn word(&self, count: u32) -> (u16, [u8; 2]) {
+        let word = self.pages.word(self.place(count) + FLAGS).load(Ordering::SeqCst);
+        let [a, b, c, d] = word.to_ne_bytes();
+        (u16::from_ne_bytes([a, b]), [c, d])
+    }
+
+    fn is_free(&self) -> bool {
+        self.word(self.count).0 & VALID == 0
+    }
+
+    /// Gives the next element to the kernel: what it begins with, which has the word in it, and what comes after that.
+    fn post(&mut self, head: &[u8], at: usize, rest: &[u8], flags: u16, bytes: [u8; 2]) {
+        let place = self.place(self.count);
+        // Without the word.
+        self.pages.write(place, &head[..FLAGS]);
+        self.pages.write(place + FLAGS + 4, &head[FLAGS + 4..]);
+        self.pages.write(place + at, rest);
+        let [a, b] = flags.to_ne_bytes();
+        let word = u32::from_ne_bytes([a, b, bytes[0], bytes[1]]);
+        self.pages.word(place + FLAGS).store(word, Ordering::SeqCst);
+        self.count = self.count.wrapping_add(1);
+    }
+}
+
+/// A completion queue.
+#[derive(Debug)]
+pub(super) struct CompletionArray {
+    open: Arc<Open>,
+    array: Array,
+    /// Where this side was when the device was last seen.
+    seen: u32,
+}
+
+impl CompletionArray {
+    pub(super) fn new(open: &Arc<Open>, info: &CompletionInfo) -> Result<Self, Error> {
+        // A word after them says what there are to be events for.
+        let array = Array::map(open, info.key, info.entries, COMPLETION, 8)?;
+        Ok(Self { open: Arc::clone(open), array, seen: 0 })
+    }
+}
+
+impl CompletionElement {
+    fn of_kernel(&self) -> Completion {
+        let status = match self.status {
+            0 => 0,
+            1 => 1,
+            2 => 4,
+            3 => 2,
+            4 => 5,
+            5 => 7,
+            6 => 8,
+            7 => 10,
+            8 => 9,
+            // IBV_WC_GENERAL_ERR
+            _ => 21,
+        };
+        let opcode = match self.opcode {
+            0 => 1,
+            1 | 2 => 2,
+            8 => 128,
+            _ => 0,
+        };
+        let immediate = self.immediate.to_ne_bytes();
+        let [a, b, c, d, ..] = immediate;
+        Completion {
+            id: self.id,
+            status: WorkStatus(status),
+            opcode,
+            length: self.length,
+            immediate: [a, b, c, d],
+            // Of a number that has 64 bits.
+            qpn: u32::try_from(self.qpn).unwrap_or(u32::MAX),
+            ..zerocopy::FromZeros::new_zeroed()
+        }
+    }
+}
+
+impl Completions for CompletionArray {
+    fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
+        if self.open.life.is_there() {
+            self.seen = self.array.count;
+        }
+        let mut taken = 0;
+        for completion in room {
+            let array = &mut self.array;
+            let is_round = array.count.wrapping_sub(self.seen) > array.mask;
+            // The flags of a completion are one byte, the first.
+            if is_round || array.word(array.count).0.to_ne_bytes()[0] & 1 == 0 {
+                break;
+            }
+            let place = array.place(array.count);
+            let mut bytes = [0; COMPLETION];
+            array.pages.read(place, &mut bytes);
+            let element: CompletionElement = zerocopy::transmute!(bytes);
+            *completion = element.of_kernel();
+            array.pages.word(place + FLAGS).store(0, Ordering::Release);
+            array.count = array.count.wrapping_add(1);
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    /// For solicited ones alone there are no events of what is received, so that there are some of all.
+    fn arm(&mut self, _solicited_only: bool) -> Result<(), Error> {
+        self.open.check("ask for an event")?;
+        let place = (self.array.mask as usize + 1) * COMPLETION;
+        self.array.pages.word(place).store(3, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+/// A queue of send requests.
+#[derive(Debug)]
+pub(super) struct SendArray {
+    open: Arc<Open>,
+    handle: u32,
+    array: Array,
+    limits: Limits,
+}
+
+impl SendArray {
+    pub(super) fn new(
+        open: &Arc<Open>,
+        handle: u32,
+        info: &PairInfo,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let array = Array::map(open, info.send_key, info.sends, SEND, 0)?;
+        Ok(Self::over(open, handle, array, limits))
+    }
+
+    fn over(open: &Arc<Open>, handle: u32, array: Array, limits: Limits) -> Self {
+        let limits = Limits {
+            requests: array.mask as usize + 1 + READS,
+            sge: limits.sge.min(SGE),
+            // All but the first scatter/gather element.
+            inline: limits.inline.min((SGE - 1) * size_of::<Sge>()),
+        };
+        Self { open: Arc::clone(open), handle, array, limits }
+    }
+
+    fn post(&mut self, request: &SendRequest<'_>) -> Result<(), Error> {
+        let (opcode, rkey, remote_address) = match request.operation {
+            Operation::Write { address, rkey, immediate: None } => (0, rkey, address),
+            Operation::Read { address, rkey } => (1, rkey, address),
+            Operation::Send(None) => (3, 0, 0),
+            _ => return Err(Error::Unsupported(request.operation.word())),
+        };
+        let flags = [(request.signaled, SIGNALED), (request.solicited, SOLICITED)];
+        let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
+        let flags = flags.fold(VALID, |all, (_, flag)| all | flag);
+        let id = request.id;
+        let head = SendElement { id, word: 0, rkey, remote_address };
+        match request.data {
+            Data::Regions(regions) => {
+                let bytes = [u8::try_from(regions.len()).unwrap_or(u8::MAX), opcode];
+                self.array.post(head.as_bytes(), 24, regions.as_bytes(), flags, bytes);
+            }
+            Data::Inline(data) => {
+                // The first scatter/gather element has the length, the others the data.
+                let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                let first = Sge { address: 0, length, lkey: 0 };
+                let place = self.array.place(self.array.count);
+                self.array.pages.write(place + 24, first.as_bytes());
+                let bytes = [1, opcode];
+                self.array.post(head.as_bytes(), 40, data, flags | INLINE, bytes);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sends for SendArray {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn send(&mut self, posted: &Outstanding, requests: &[SendRequest<'_>]) -> Result<(), Error> {
+        self.open.check("send")?;
+        let before = self.array.count.wrapping_sub(1);
+        let mut outcome = Ok(());
+        let mut count = 0;
+        for request in requests {
+            let (length, most) = match request.data {
+                Data::Regions(regions) => (regions.len(), self.limits.sge),
+                Data::Inline(bytes) => (bytes.len(), self.limits.inline),
+            };
+            if length > most {
+                outcome = Err(Error::TooLong(length, most));
+                break;
+            }
+            if !self.array.is_free() {
+                outcome = Err(Error::Full(count));
+                break;
+            }
+            posted.post(request.id, request.signaled);
+            if let Err(error) = self.post(request) {
+                posted.take_back(1, request.signaled.into());
+                outcome = Err(error);
+                break;
+            }
+            count += 1;
+        }
+        let is_all_round = count > self.array.mask as usize;
+        if count > 0 && (is_all_round || self.array.word(before).0 & VALID == 0) {
+            match self.open.ring_doorbell(self.handle) {
+                // They were posted while it went, and are flushed.
+                Ok(()) | Err(Error::Gone(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        outcome
+    }
+}
+
+/// A queue of receive requests, also a shared one.
+#[derive(Debug)]
+pub(super) struct ReceiveArray {
+    open: Arc<Open>,
+    array: Array,
+    limits: Limits,
+}
+
+impl ReceiveArray {
+    pub(super) fn new(open: &Arc<Open>, info: &PairInfo, limits: Limits) -> Result<Self, Error> {
+        Self::map(open, info.receive_key, info.receives, limits)
+    }
+
+    pub(super) fn shared(
+        open: &Arc<Open>,
+        info: &SharedInfo,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        Self::map(open, info.key, info.receives, limits)
+    }
+
+    fn map(open: &Arc<Open>, key: u64, elements: u32, limits: Limits) -> Result<Self, Error> {
+        let array = Array::map(open, key, elements, RECEIVE, 0)?;
+        Ok(Self::over(open, array, limits))
+    }
+
+    fn over(open: &Arc<Open>, array: Array, limits: Limits) -> Self {
+        // One more is being received to when its element is free again.
+        let requests = array.mask as usize + 2;
+        let limits = Limits { requests, sge: limits.sge.min(SGE), inline: 0 };
+        Self { open: Arc::clone(open), array, limits }
+    }
+}
+
+impl Receives for ReceiveArray {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn receive(
+        &mut self,
+        posted: Option<&Outstanding>,
+        requests: &[ReceiveRequest<'_>],
+    ) -> Result<(), Error> {
+        self.open.check("receive")?;
+        for (count, request) in requests.iter().enumerate() {
+            if request.to.len() > self.limits.sge {
+                return Err(Error::TooLong(request.to.len(), self.limits.sge));
+            }
+            if !self.array.is_free() {
+                return Err(Error::Full(count));
+            }
+            if let Some(posted) = posted {
+                posted.post(request.id, true);
+            }
+            let mut head = [0; 16];
+            head[..8].copy_from_slice(&request.id.to_ne_bytes());
+            let bytes = [u8::try_from(request.to.len()).unwrap_or(u8::MAX), OF_RECEIVE];
+            self.array.post(&head, head.len(), request.to.as_bytes(), VALID, bytes);
+        }
+        Ok(())
+    }
+}
+
+/// `SIW_OP_RECEIVE`
+const OF_RECEIVE: u8 = 8;
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros as _;
+
+    use super::*;
+
+    fn open() -> Arc<Open> {
+        let file = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        Arc::new(Open::new(file, 18).unwrap())
+    }
+
+    fn array(elements: u32, element: usize) -> Array {
+        Array::over(Arc::new(Pages::new(4096).unwrap()), elements, element).unwrap()
+    }
+
+    fn bytes(array: &Array, count: u32, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        array.pages.read(array.place(count), &mut bytes);
+        bytes
+    }
+
+    const LIMITS: Limits = Limits { requests: 4, sge: 9, inline: 200 };
+    const PART: Sge = Sge { address: 0x1000, length: 7, lkey: 9 };
+
+    #[test]
+    fn send_elements() {
+        let mut sends = SendArray::over(&open(), 5, array(4, SEND), LIMITS);
+        assert_eq!((sends.limits.sge, sends.limits.inline), (6, 80));
+        let posted = Outstanding::new(sends.limits.requests);
+        let operation = Operation::Read { address: 0x2000, rkey: 8 };
+        let data = Data::Regions(&[PART]);
+        let read = SendRequest { id: 3, operation, data, signaled: true, solicited: false };
+        let send = SendRequest {
+            operation: Operation::Send(None),
+            data: Data::Inline(b"hello"),
+            signaled: false,
+            solicited: true,
+            ..read
+        };
+        sends.send(&posted, &[read, send]).unwrap();
+        let word = |bytes: &[u8], at: usize| u32::read_from_prefix(&bytes[at..]).unwrap().0;
+        let element = bytes(&sends.array, 0, 40);
+        assert_eq!(element[8..12], [5_u16.to_ne_bytes(), [1, 1]].concat());
+        assert_eq!(
+            [0, 12, 16, 24, 32, 36].map(|at| word(&element, at)),
+            [3, 8, 0x2000, 0x1000, 7, 9]
+        );
+        let element = bytes(&sends.array, 1, 45);
+        assert_eq!(element[8..12], [11_u16.to_ne_bytes(), [1, 3]].concat());
+        assert_eq!((word(&element, 32), &element[40..]), (5, &b"hello"[..]));
+        sends.send(&posted, &[read, read]).unwrap();
+        assert!(matches!(sends.send(&posted, &[read]), Err(Error::Full(0))));
+        // The kernel has fetched one.
+        sends.array.pages.word(8).store(0, Ordering::Relaxed);
+        let immediate = SendRequest { operation: Operation::Send(Some(1)), ..read };
+        let outcome = sends.send(&posted, &[read, immediate]);
+        assert!(matches!(outcome, Err(Error::Full(1))), "{outcome:?}");
+        sends.array.pages.word(SEND + 8).store(0, Ordering::Relaxed);
+        let outcome = sends.send(&posted, &[immediate]).unwrap_err();
+        assert!(outcome.to_string().contains("immediate"), "{outcome}");
+    }
+
+    #[test]
+    fn receive_elements() {
+        let mut receives = ReceiveArray::over(&open(), array(2, RECEIVE), LIMITS);
+        let request = ReceiveRequest { id: 3, to: &[PART] };
+        receives.receive(None, &[request, request]).unwrap();
+        let element = bytes(&receives.array, 1, 32);
+        assert_eq!(element[8..12], [1_u16.to_ne_bytes(), [1, 8]].concat());
+        assert_eq!(&element[16..], PART.as_bytes());
+        assert!(matches!(receives.receive(None, &[request]), Err(Error::Full(0))));
+    }
+
+    fn complete(queue: &CompletionArray, count: u32, status: u16) {
+        let element = CompletionElement {
+            id: count.into(),
+            flags: 1,
+            opcode: 8,
+            status,
+            qpn: 17,
+            ..CompletionElement::new_zeroed()
+        };
+        queue.array.pages.write(queue.array.place(count), element.as_bytes());
+    }
+
+    #[test]
+    fn completions() {
+        let mut queue = CompletionArray { open: open(), array: array(4, COMPLETION), seen: 0 };
+        let mut room = [Completion::new_zeroed(); 3];
+        assert_eq!(queue.poll(&mut room).unwrap(), 0);
+        (0..4).for_each(|count| complete(&queue, count, 0));
+        assert_eq!(queue.poll(&mut room).unwrap(), 3);
+        assert_eq!((room[2].id, room[2].opcode, room[2].qpn), (2, 128, 17));
+        complete(&queue, 4, 4);
+        assert_eq!(queue.poll(&mut room).unwrap(), 2);
+        assert_eq!((room[1].id, room[1].status), (4, WorkStatus::FLUSHED));
+        assert_eq!(queue.poll(&mut room).unwrap(), 0);
+        queue.arm(true).unwrap();
+        assert_eq!(queue.array.pages.word(4 * COMPLETION).load(Ordering::Relaxed), 3);
+        // All of it is there again, one of which was polled before: as in a copy.
+        (5..9).for_each(|count| complete(&queue, count, 0));
+        assert_eq!(queue.poll(&mut room[..1]).unwrap(), 1);
+        complete(&queue, 9, 0);
+        queue.open.end().unwrap();
+        assert_eq!(queue.poll(&mut room).unwrap(), 3);
+        assert_eq!(queue.poll(&mut room).unwrap(), 0);
+        assert!(queue.arm(false).is_err());
+    }
+}
