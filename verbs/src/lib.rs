@@ -10,6 +10,7 @@
 //! - [`uverbs`]: a device as user space has it open: what it and its ports can do, queues and memory; [`cm`]: connections.
 //! - [`ibsim`]: the same on a fabric that is simulated, without any RDMA.
 //! - [`Watch`]: waits for whatever may change any of that: [`Uevent`]s, [`AsyncEvent`]s, network interfaces.
+//! - [`DeviceEvents`]: which devices there are, and what becomes of them and their ports.
 //! - [`Guid`], [`Gid`], [`DevIndex`], [`PortNum`], [`Protocol`]: the values both speak of.
 //!
 //! No policy and no configuration: what a device is, never what to do about it. A device is its
@@ -20,6 +21,7 @@ mod async_events;
 pub mod backoff;
 pub mod cm;
 mod cm_defaults;
+mod device_events;
 pub mod dm;
 mod driver;
 pub mod ibsim;
@@ -37,6 +39,7 @@ mod watch;
 
 pub use async_events::{AsyncEvent, AsyncEvents, EventType};
 pub use cm_defaults::{CmDefault, CmDefaults};
+pub use device_events::{DeviceEvent, DeviceEvents};
 pub use driver::driver_name;
 pub use id::{DevIndex, Gid, Guid, ParseIdError, PortNum};
 pub use protocol::{LinkLayer, Protocol, port_protocol};

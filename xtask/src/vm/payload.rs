@@ -12,12 +12,13 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 8] = [
+const LAB: [&str; 9] = [
     "agent",
     "bench-boot",
     "dm-target",
     "guest-tests",
     "examples/rdma-devinfo",
+    "examples/rdma-events",
     "examples/rdma-ping",
     "examples/rdma-pingpong",
     "examples/rdma-unplug",
@@ -46,6 +47,25 @@ fn build_programs(repo: &Path) -> Result<PathBuf> {
     Ok(target.join("x86_64-unknown-linux-gnu/release"))
 }
 
+/// Builds the library for C and its example, which are linked dynamically, as such programs are.
+fn c_example(repo: &Path, lab: &Path) -> Result<()> {
+    const LIBRARY: &str = "librdma-sysevent.so.1";
+    let target = repo.join("target/guest-c");
+    run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--release", "--quiet", "--package", "rdma-sysevent", "--target-dir"])
+        .arg(&target)
+        .current_dir(repo))?;
+    fs::copy(target.join("release/librdma_sysevent.so"), lab.join(LIBRARY))?;
+    run(Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-I"])
+        .arg(repo.join("sysevent/include"))
+        .arg("-o")
+        .arg(lab.join("c-events"))
+        .arg(repo.join("sysevent/examples/events.c"))
+        .arg(lab.join(LIBRARY))
+        .arg("-Wl,-rpath,$ORIGIN"))
+}
+
 /// The initrd with the payload for this boot integration, kept by a hash of its contents.
 pub(crate) fn make(repo: &Path, image: &Path, boot: Boot) -> Result<PathBuf> {
     let bin = build_programs(repo)?;
@@ -64,6 +84,7 @@ pub(crate) fn make(repo: &Path, image: &Path, boot: Boot) -> Result<PathBuf> {
         fs::copy(bin.join(program), lab.join(name))
             .with_context(|| format!("cannot copy the program '{program}'"))?;
     }
+    c_example(repo, &lab)?;
     fs::copy(repo.join("tests/guest/fabric.sh"), lab.join("fabric"))?;
     fs::write(units.join("lab-agent.service"), AGENT_UNIT)?;
     std::os::unix::fs::symlink(

@@ -2,7 +2,9 @@
 //! The verbs crate on real devices, by its examples, beside libibverbs' own.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     both("pingpong_with_theirs_at_either_end", pingpong),
     both("connections_with_theirs_at_either_end", connections),
     both("pulled_out_of_a_running_program", pulled),
+    both("devices_and_ports_are_told_of", told),
 ];
 
 /// What libibverbs' drivers make up in user space, or only say to be unknown: not the kernel's.
@@ -196,32 +199,75 @@ fn pulled(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
+/// A program without any device hears of all: those that are there, new ones, names, ports, and those that go, also when a program
+/// of libibverbs keeps the kernel from taking one away. So does a C program.
+fn told(bed: &mut Bed) -> Result<()> {
+    let a = plug("a", 2, &[])?;
+    let programs = ["/usr/lib/lab/rdma-events", "/usr/lib/lab/c-events"]
+        .map(|program| Held::start(program, "port 2: "));
+    let [rust, c] = programs;
+    let programs = [rust?, c?];
+    let hear = |line: String, times: usize| {
+        for program in &programs {
+            let line = format!("{line}\n");
+            wait_for("it is told", || Ok(program.said()?.matches(&line).count() == times))
+                .with_context(|| format!("'{line}': {}", program.said().unwrap_or_default()))?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let index = |device: &str| sh(&format!("rdma dev show {device} | cut -d: -f1"));
+    let first = index(&a)?;
+    hear(format!("{first} added: {a}\n{first} port 1: INIT\n{first} port 2: INIT"), 1)?;
+    sh(&format!("rdma dev set {a} name lab_a"))?;
+    hear(format!("{first} renamed: {a} lab_a"), 1)?;
+    let nic = bed.nics[0].clone();
+    bed::plug("rxe", "rxe0", &nic)?;
+    let second = index("rxe0")?;
+    hear(format!("{second} added: rxe0\n{second} port 1: ACTIVE"), 1)?;
+    sh(&format!("ip link set {nic} down"))?;
+    hear(format!("{second} port 1: DOWN"), 1)?;
+    sh(&format!("ip link set {nic} up"))?;
+    hear(format!("{second} port 1: ACTIVE"), 2)?;
+    let mut holder = Held::start("ibv_rc_pingpong -d rxe0 -g 0", "local address")?;
+    let mut pull = Command::new("rdma").args(["link", "delete", "rxe0"]).spawn()?;
+    let heard = hear(format!("{second} removed: rxe0"), 1);
+    let is_still_going = pull.try_wait()?.is_none();
+    holder.child.kill()?;
+    pull.wait()?;
+    heard?;
+    ensure!(is_still_going, "nobody has held it up");
+    live("a", false)?;
+    hear(format!("{first} removed: lab_a"), 1)
+}
+
 const LIVE: &str = "echo 0 >/sys/kernel/config/vhca/hcas/a/live";
 
 /// A program that has a device open, until it is dropped.
 struct Held {
     child: Child,
+    said: PathBuf,
 }
-
-const SAID: &str = "/run/lab/held";
 
 impl Held {
     fn start(command: &str, ready: &str) -> Result<Self> {
-        let said = fs::File::create(SAID)?;
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = PathBuf::from(format!("/run/lab/held-{count}"));
+        let said = fs::File::create(&path)?;
         let child = Command::new("stdbuf")
             .args(["-oL", "bash", "-c", &format!("exec {command}")])
             .stdin(Stdio::piped())
             .stdout(said.try_clone()?)
             .stderr(said)
             .spawn()?;
-        let held = Self { child };
+        let held = Self { child, said: path };
         wait_for("the program has the device", || Ok(held.said()?.contains(ready)))
             .with_context(|| format!("{command}: {}", held.said().unwrap_or_default()))?;
         Ok(held)
     }
 
     fn said(&self) -> Result<String> {
-        Ok(fs::read_to_string(SAID)?)
+        Ok(fs::read_to_string(&self.said)?)
     }
 
     /// Milliseconds until the device is gone; None when that does not come in so many seconds, and the program was killed.
@@ -247,5 +293,6 @@ impl Drop for Held {
         drop(self.child.stdin.take());
         self.child.kill().ok();
         self.child.wait().ok();
+        fs::remove_file(&self.said).ok();
     }
 }
