@@ -88,12 +88,13 @@ impl Outstanding {
         let succeeded = self.succeeded.load(Ordering::Relaxed);
         let next = self.next.load(Ordering::Relaxed);
         let length = u32::try_from(self.last.len()).unwrap_or(u32::MAX);
-        let remembered = posted.min(length);
-        (0..remembered).filter_map(move |place| {
-            let number = posted.wrapping_sub(remembered).wrapping_add(place);
+        let remembered = posted.wrapping_sub(length);
+        let first = if is_before(next, remembered) { remembered } else { next };
+        (0..posted.wrapping_sub(first)).filter_map(move |place| {
+            let number = first.wrapping_add(place);
             let request = self.request(number)?;
             let done_at = request.done_at.load(Ordering::Relaxed);
-            (!is_before(number, next) && is_before(succeeded, done_at)).then_some((number, request))
+            is_before(succeeded, done_at).then_some((number, request))
         })
     }
 
@@ -314,6 +315,7 @@ mod tests {
             count.store(u32::MAX - 1, Ordering::Relaxed);
         }
         (0..4).for_each(|id| queue.post(id, true));
+        assert_eq!(queue.unfinished().count(), 4);
         queue.succeed();
         queue.succeed();
         assert!(queue.fail(2, true));

@@ -113,12 +113,16 @@ impl WorkCalls {
         requests: &[impl Head],
         elements: &[Sge],
     ) -> Result<(), Error> {
+        // The kernel refuses to be given nothing.
+        if requests.is_empty() {
+            return Ok(());
+        }
         let post = Post {
             response: 0,
             handle: self.handle,
             requests: count(requests.len()),
             elements: count(elements.len()),
-            element_size: count(size_of_val(requests).checked_div(requests.len()).unwrap_or(0)),
+            element_size: count(size_of_val(requests) / requests.len()),
         };
         let request = [post.as_bytes(), requests.as_bytes(), elements.as_bytes()].concat();
         // They can be completed before the call ends.

@@ -98,7 +98,14 @@ pub(super) struct CompletionRing {
 
 impl CompletionRing {
     pub(super) fn new(open: &Arc<Open>, handle: u32, info: &MappingInfo) -> Result<Self, Error> {
-        Ok(Self { open: Arc::clone(open), handle, ring: Ring::map(open, info)? })
+        Self::over(open, handle, Ring::map(open, info)?)
+    }
+
+    fn over(open: &Arc<Open>, handle: u32, ring: Ring) -> Result<Self, Error> {
+        if ring.element < size_of::<Completion>() {
+            return Err(Error::Garbage);
+        }
+        Ok(Self { open: Arc::clone(open), handle, ring })
     }
 }
 
@@ -468,6 +475,28 @@ mod tests {
             pages.word(0).store(log2, Ordering::Relaxed);
             pages.word(4).store(mask, Ordering::Relaxed);
             assert!(matches!(Ring::over(Arc::new(pages)), Err(Error::Garbage)), "{log2} {mask}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever is mapped, nothing outside of it is touched.
+        #[test]
+        fn any_ring(bytes: Vec<u8>, log2 in 0_u32..12, mask: u16, producer: u32, consumer: u32) {
+            let pages = Pages::new(8192).unwrap();
+            pages.write(ELEMENTS, &bytes[..bytes.len().min(1000)]);
+            let header = [(0, log2), (4, mask.into()), (PRODUCER, producer), (CONSUMER, consumer)];
+            header.iter().for_each(|(at, word)| pages.word(*at).store(*word, Ordering::Relaxed));
+            let pages = Arc::new(pages);
+            let Ok(ring) = Ring::over(Arc::clone(&pages)) else { return Ok(()) };
+            if let Ok(mut queue) = CompletionRing::over(&open(), 1, ring) {
+                let taken = queue.poll(&mut [Completion::new_zeroed(); 200]).unwrap();
+                assert!(taken <= mask.into());
+            }
+            let limits = Limits { requests: 4, sge: 9, inline: 64 };
+            if let Ok(mut receives) = ReceiveRing::over(&open(), Ring::over(pages).unwrap(), limits) {
+                let sge = vec![SGE; receives.limits().sge];
+                receives.receive(None, &[ReceiveRequest { id: 1, to: &sge }]).ok();
+            }
         }
     }
 }

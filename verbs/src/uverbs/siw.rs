@@ -521,4 +521,25 @@ mod tests {
         assert_eq!(queue.poll(&mut room).unwrap(), 0);
         assert!(queue.arm(false).is_err());
     }
+
+    proptest::proptest! {
+        /// Whatever is mapped, nothing outside of it is touched, and it ends.
+        #[test]
+        fn any_array(bytes: Vec<u8>, elements: u32, count: u32) {
+            let pages = Pages::new(4096).unwrap();
+            pages.write(0, &bytes[..bytes.len().min(4096)]);
+            let pages = Arc::new(pages);
+            if let Ok(mut array) = Array::over(Arc::clone(&pages), elements % 256, COMPLETION) {
+                array.count = count;
+                let mut queue = CompletionArray { open: open(), array, seen: count };
+                queue.poll(&mut [Completion::new_zeroed(); 300]).unwrap();
+            }
+            if let Ok(array) = Array::over(pages, elements % 64, SEND) {
+                let mut sends = SendArray::over(&open(), 5, array, LIMITS);
+                let (operation, data) = (Operation::Send(None), Data::Inline(&[7; 80]));
+                let request = SendRequest { id: 1, operation, data, signaled: true, solicited: false };
+                sends.send(&Outstanding::new(4), &[request]).ok();
+            }
+        }
+    }
 }

@@ -251,6 +251,12 @@ impl fmt::Display for LeftOut {
 
 impl std::error::Error for LeftOut {}
 
+/// For what no boot integration has a part in: beside rdma-core's it would be the same once more.
+pub(crate) fn with_ours_alone(bed: &Bed) -> Result<()> {
+    ensure!(bed.boot != Boot::RdmaCore, LeftOut("it is the crate's own, whatever boots"));
+    Ok(())
+}
+
 /// HCAs that were there before the tests, and stay: `cargo xtask vm exec --hca 2x2 -- /usr/lib/lab/guest-tests`.
 const BESIDE: &str = "/sys/kernel/config/vhca/hcas/hca[0-9]*";
 

@@ -9,6 +9,7 @@
 mod bad_input;
 mod bed;
 mod bus;
+mod conformance;
 mod fabric;
 mod hca;
 mod hotplug;
@@ -63,7 +64,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 20] = [
+    let tables: [&[Test]; 21] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -82,6 +83,7 @@ fn main() {
         srp_service::TESTS,
         umad::TESTS,
         verbs::TESTS,
+        conformance::TESTS,
         bad_input::TESTS,
         shipped::TESTS,
     ];

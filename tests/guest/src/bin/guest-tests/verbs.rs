@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::bed::{self, Bed, sh, wait_for};
+use super::bed::{self, Bed, sh, wait_for, with_ours_alone};
 use super::hca::{live, plug, subnet_manager};
 use super::{Test, both};
 
@@ -37,6 +37,7 @@ const THEIRS: [&str; 11] = [
 ];
 
 fn devinfo(bed: &mut Bed) -> Result<()> {
+    with_ours_alone(bed)?;
     plug("a", 2, &[])?;
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
     bed::plug("siw", "siw0", &bed.nics[1])?;
@@ -63,6 +64,7 @@ fn devinfo(bed: &mut Bed) -> Result<()> {
 /// Ours with ours, and with libibverbs' as server and as client; reliable and not, datagrams, and sixteen connections with one
 /// receive queue; asleep and awake; messages of several packets, and of one byte. On rxe, whose queues are mapped, and on an HCA that takes system calls.
 fn pingpong(bed: &mut Bed) -> Result<()> {
+    with_ours_alone(bed)?;
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
     let (a, b) = (plug("a", 1, &[])?, plug("b", 1, &[])?);
     subnet_manager(bed, "a")?;
@@ -102,6 +104,7 @@ fn pingpong(bed: &mut Bed) -> Result<()> {
 /// The same for connections by IP address, with `rping`: over RoCE and iWARP, IPv4 and IPv6; and where nobody listens, and where
 /// nobody is.
 fn connections(bed: &mut Bed) -> Result<()> {
+    with_ours_alone(bed)?;
     const OURS: &str = "/usr/lib/lab/rdma-ping";
     const THEIRS: &str = "rping";
     for (number, kind) in ["rxe", "siw"].into_iter().enumerate() {
@@ -202,6 +205,7 @@ fn pulled(bed: &mut Bed) -> Result<()> {
 /// A program without any device hears of all: those that are there, new ones, names, ports, and those that go, also when a program
 /// of libibverbs keeps the kernel from taking one away. So does a C program.
 fn told(bed: &mut Bed) -> Result<()> {
+    with_ours_alone(bed)?;
     let a = plug("a", 2, &[])?;
     let programs = ["/usr/lib/lab/rdma-events", "/usr/lib/lab/c-events"]
         .map(|program| Held::start(program, "port 2: "));
