@@ -9,6 +9,7 @@ mod command;
 mod error;
 mod guard;
 mod life;
+mod mapped;
 mod memory;
 mod objects;
 mod outstanding;

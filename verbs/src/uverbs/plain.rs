@@ -214,14 +214,11 @@ impl Sends for WorkCalls {
         for piece in pieces(requests, size_of::<Send>(), regions) {
             let (mut heads, mut all) = (Vec::new(), Vec::new());
             for request in piece {
-                let (length, most, is_inline) = match request.data {
-                    Data::Regions(regions) => (regions.len(), self.limits.sge, false),
-                    Data::Inline(bytes) => (bytes.len(), self.limits.inline, true),
-                };
-                if length > most {
+                if let Err(error) = self.limits.allow_send(request) {
                     self.post(Some(posted), &heads, &all)?;
-                    return Err(Error::TooLong(length, most));
+                    return Err(error);
                 }
+                let is_inline = matches!(request.data, Data::Inline(_));
                 let mut union = request.operation.remote();
                 if let Operation::SendTo { path, qpn, qkey, .. } = request.operation {
                     union[..3].copy_from_slice(&[path.handle(), qpn, qkey]);
@@ -264,12 +261,12 @@ impl Receives for WorkCalls {
         for piece in pieces(requests, size_of::<Receive>(), |request| request.to.len()) {
             let (mut heads, mut all) = (Vec::new(), Vec::new());
             for request in piece {
-                let length = request.to.len();
-                if length > self.limits.sge {
+                if let Err(error) = self.limits.allow_receive(request) {
                     self.post(posted, &heads, &all)?;
-                    return Err(Error::TooLong(length, self.limits.sge));
+                    return Err(error);
                 }
-                heads.push(Receive { id: request.id, elements: count(length), reserved: 0 });
+                let elements = count(request.to.len());
+                heads.push(Receive { id: request.id, elements, reserved: 0 });
                 all.extend(request.to);
             }
             self.post(posted, &heads, &all)?;

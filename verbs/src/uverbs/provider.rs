@@ -5,7 +5,7 @@ use std::fmt::Debug;
 
 use super::Error;
 use super::outstanding::Outstanding;
-use super::work::{Completion, ReceiveRequest, SendRequest};
+use super::work::{Completion, Data, ReceiveRequest, SendRequest};
 use crate::driver_name;
 
 /// Which way a driver has.
@@ -57,6 +57,21 @@ impl Limits {
         let [requests, sge, inline] =
             [requests, sge, inline].map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         Self { requests, sge, inline }
+    }
+
+    /// Whether a request is short enough.
+    pub(super) fn allow_send(&self, request: &SendRequest<'_>) -> Result<(), Error> {
+        let (length, most) = match request.data {
+            Data::Regions(regions) => (regions.len(), self.sge),
+            Data::Inline(bytes) => (bytes.len(), self.inline),
+        };
+        if length > most { Err(Error::TooLong(length, most)) } else { Ok(()) }
+    }
+
+    /// The same.
+    pub(super) fn allow_receive(&self, request: &ReceiveRequest<'_>) -> Result<(), Error> {
+        let (length, most) = (request.to.len(), self.sge);
+        if length > most { Err(Error::TooLong(length, most)) } else { Ok(()) }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
+use super::mapped::{ReceiveQueue, SendQueue};
 use super::objects::{Access, CompletionQueue, Handle, ProtectionDomain};
 use super::outstanding::{Outstanding, Own, Pair, Sides};
 use super::path::Path;
@@ -363,16 +364,24 @@ impl Context {
         let open = &self.open;
         let [of_receive, of_send] = &of_rxe;
         let send: Box<dyn Sends> = match provider {
-            Provider::Rxe => Box::new(SendRing::new(open, handle.number, of_send, send)?),
-            Provider::Siw => Box::new(SendArray::new(open, handle.number, &of_siw, send)?),
+            Provider::Rxe => {
+                SendQueue::boxed(open, handle.number, SendRing::new(open, of_send, send)?)
+            }
+            Provider::Siw => {
+                SendQueue::boxed(open, handle.number, SendArray::new(open, &of_siw, send)?)
+            }
             Provider::Plain => {
                 Box::new(WorkCalls::new(open, handle.number, command::POST_SEND, send))
             }
         };
         let receive = receive.map(|limits| -> Result<Box<dyn Receives>, Error> {
             Ok(match provider {
-                Provider::Rxe => Box::new(ReceiveRing::new(open, of_receive, limits)?),
-                Provider::Siw => Box::new(ReceiveArray::new(open, &of_siw, limits)?),
+                Provider::Rxe => {
+                    ReceiveQueue::boxed(open, ReceiveRing::new(open, of_receive, limits)?)
+                }
+                Provider::Siw => {
+                    ReceiveQueue::boxed(open, ReceiveArray::new(open, &of_siw, limits)?)
+                }
                 Provider::Plain => {
                     Box::new(WorkCalls::new(open, handle.number, command::POST_RECV, limits))
                 }

@@ -15,9 +15,9 @@ use std::sync::atomic::Ordering;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::mapped::Slots;
 use super::memory::Pages;
-use super::outstanding::Outstanding;
-use super::provider::{Completions, Limits, Receives, Sends};
+use super::provider::{Completions, Limits};
 use super::work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge};
 use super::{Error, Open};
 
@@ -41,6 +41,8 @@ struct Ring {
     element: usize,
     /// Of the side that this program is.
     index: u32,
+    /// How many elements were free when the other side's index was last looked at, less those written since.
+    room: usize,
 }
 
 impl Ring {
@@ -62,7 +64,7 @@ impl Ring {
         if end.is_none_or(|end| end > pages.len()) {
             return Err(Error::Garbage);
         }
-        Ok(Self { pages, mask, element, index: 0 })
+        Ok(Self { pages, mask, element, index: 0, room: 0 })
     }
 
     /// Where an element lies.
@@ -70,10 +72,12 @@ impl Ring {
         ELEMENTS + (index & self.mask) as usize * self.element
     }
 
-    /// How many elements can be produced.
-    fn room(&self) -> usize {
-        let consumer = self.pages.word(CONSUMER).load(Ordering::Acquire);
-        (consumer.wrapping_sub(self.index).wrapping_sub(1) & self.mask) as usize
+    fn has_room(&mut self) -> bool {
+        if self.room == 0 {
+            let consumer = self.pages.word(CONSUMER).load(Ordering::Acquire);
+            self.room = (consumer.wrapping_sub(self.index).wrapping_sub(1) & self.mask) as usize;
+        }
+        self.room > 0
     }
 
     /// Writes to the next element.
@@ -83,6 +87,7 @@ impl Ring {
 
     /// Lets the kernel see the next element.
     fn produce(&mut self) {
+        self.room = self.room.saturating_sub(1);
         self.index = self.index.wrapping_add(1) & self.mask;
         self.pages.word(PRODUCER).store(self.index, Ordering::Release);
     }
@@ -142,34 +147,36 @@ const PROGRESS: usize = 144;
 /// A queue of send requests.
 #[derive(Debug)]
 pub(super) struct SendRing {
-    open: Arc<Open>,
-    handle: u32,
     ring: Ring,
     limits: Limits,
 }
 
 impl SendRing {
-    /// Of the queue pair with this handle.
-    pub(super) fn new(
-        open: &Arc<Open>,
-        handle: u32,
-        info: &MappingInfo,
-        limits: Limits,
-    ) -> Result<Self, Error> {
-        Self::over(open, handle, Ring::map(open, info)?, limits)
+    pub(super) fn new(open: &Open, info: &MappingInfo, limits: Limits) -> Result<Self, Error> {
+        Self::over(Ring::map(open, info)?, limits)
     }
 
-    fn over(open: &Arc<Open>, handle: u32, ring: Ring, limits: Limits) -> Result<Self, Error> {
+    fn over(ring: Ring, limits: Limits) -> Result<Self, Error> {
         let room = ring.element.checked_sub(SEND_HEAD).ok_or(Error::Garbage)?;
         let limits = Limits {
             requests: ring.mask as usize,
             sge: limits.sge.min(room / size_of::<Sge>()),
             inline: limits.inline.min(room),
         };
-        Ok(Self { open: Arc::clone(open), handle, ring, limits })
+        Ok(Self { ring, limits })
+    }
+}
+
+impl Slots<SendRequest<'_>> for SendRing {
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
-    fn write(&self, request: &SendRequest<'_>) {
+    fn has_room(&mut self) -> bool {
+        self.ring.has_room()
+    }
+
+    fn write(&mut self, request: &SendRequest<'_>) -> Result<(), Error> {
         let (is_inline, dma, rest) = match request.data {
             Data::Regions(regions) => {
                 (false, Dma::of(total(regions), regions.len()), regions.as_bytes())
@@ -196,6 +203,11 @@ impl SendRing {
         self.ring.write(0, head.as_bytes());
         self.ring.write(PROGRESS, progress.as_bytes());
         self.ring.write(SEND_HEAD, rest);
+        Ok(())
+    }
+
+    fn produce(&mut self) {
+        self.ring.produce();
     }
 }
 
@@ -257,93 +269,45 @@ fn total(regions: &[Sge]) -> u32 {
     regions.iter().fold(0, |sum, sge| sum.saturating_add(sge.length))
 }
 
-impl Sends for SendRing {
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    fn send(&mut self, posted: &Outstanding, requests: &[SendRequest<'_>]) -> Result<(), Error> {
-        self.open.check("send")?;
-        let room = self.ring.room();
-        let mut outcome = Ok(());
-        let mut count = 0;
-        for request in requests {
-            let (length, most) = match request.data {
-                Data::Regions(regions) => (regions.len(), self.limits.sge),
-                Data::Inline(bytes) => (bytes.len(), self.limits.inline),
-            };
-            if length > most {
-                outcome = Err(Error::TooLong(length, most));
-                break;
-            }
-            if count == room {
-                outcome = Err(Error::Full(count));
-                break;
-            }
-            self.write(request);
-            posted.post(request.id, request.signaled);
-            self.ring.produce();
-            count += 1;
-        }
-        // Once for all of them.
-        match if count > 0 { self.open.ring_doorbell(self.handle) } else { Ok(()) } {
-            // They were posted while it went, and are flushed.
-            Ok(()) | Err(Error::Gone(_)) => outcome,
-            Err(error) => Err(error),
-        }
-    }
-}
-
 /// A queue of receive requests, also a shared one.
 #[derive(Debug)]
 pub(super) struct ReceiveRing {
-    open: Arc<Open>,
     ring: Ring,
     limits: Limits,
 }
 
 impl ReceiveRing {
-    pub(super) fn new(open: &Arc<Open>, info: &MappingInfo, limits: Limits) -> Result<Self, Error> {
-        Self::over(open, Ring::map(open, info)?, limits)
+    pub(super) fn new(open: &Open, info: &MappingInfo, limits: Limits) -> Result<Self, Error> {
+        Self::over(Ring::map(open, info)?, limits)
     }
 
-    fn over(open: &Arc<Open>, ring: Ring, limits: Limits) -> Result<Self, Error> {
+    fn over(ring: Ring, limits: Limits) -> Result<Self, Error> {
         let room = ring.element.checked_sub(RECEIVE_HEAD).ok_or(Error::Garbage)?;
         let sge = limits.sge.min(room / size_of::<Sge>());
         let limits = Limits { requests: ring.mask as usize, sge, inline: 0 };
-        Ok(Self { open: Arc::clone(open), ring, limits })
+        Ok(Self { ring, limits })
     }
 }
 
-impl Receives for ReceiveRing {
+impl Slots<ReceiveRequest<'_>> for ReceiveRing {
     fn limits(&self) -> Limits {
         self.limits
     }
 
-    fn receive(
-        &mut self,
-        posted: Option<&Outstanding>,
-        requests: &[ReceiveRequest<'_>],
-    ) -> Result<(), Error> {
-        self.open.check("receive")?;
-        let room = self.ring.room();
-        for (count, request) in requests.iter().enumerate() {
-            if request.to.len() > self.limits.sge {
-                return Err(Error::TooLong(request.to.len(), self.limits.sge));
-            }
-            if count == room {
-                return Err(Error::Full(count));
-            }
-            let dma = Dma::of(total(request.to), request.to.len());
-            let head = ReceiveHead { id: request.id, reserved: 0, dma };
-            self.ring.write(0, head.as_bytes());
-            self.ring.write(RECEIVE_HEAD, request.to.as_bytes());
-            if let Some(posted) = posted {
-                posted.post(request.id, true);
-            }
-            self.ring.produce();
-        }
+    fn has_room(&mut self) -> bool {
+        self.ring.has_room()
+    }
+
+    fn write(&mut self, request: &ReceiveRequest<'_>) -> Result<(), Error> {
+        let dma = Dma::of(total(request.to), request.to.len());
+        let head = ReceiveHead { id: request.id, reserved: 0, dma };
+        self.ring.write(0, head.as_bytes());
+        self.ring.write(RECEIVE_HEAD, request.to.as_bytes());
         Ok(())
+    }
+
+    fn produce(&mut self) {
+        self.ring.produce();
     }
 }
 
@@ -353,6 +317,9 @@ mod tests {
 
     use super::*;
     use crate::uverbs::AddressHandle;
+    use crate::uverbs::mapped::{ReceiveQueue, SendQueue};
+    use crate::uverbs::outstanding::Outstanding;
+    use crate::uverbs::provider::{Receives as _, Sends as _};
 
     fn ring(log2: u32, count: u32) -> Ring {
         let pages = Pages::new(ELEMENTS + ((count as usize) << log2)).unwrap();
@@ -378,21 +345,22 @@ mod tests {
     #[test]
     fn receive_elements() {
         let (limits, posted) = (Limits { requests: 4, sge: 9, inline: 0 }, Outstanding::new(4));
-        let mut receives = ReceiveRing::over(&open(), ring(6, 4), limits).unwrap();
+        let receives = ReceiveRing::over(ring(6, 4), limits).unwrap();
+        let mut receives = ReceiveQueue::new(&open(), receives);
         // 64 bytes have room for one.
         assert_eq!(receives.limits().sge, 1);
         let request = ReceiveRequest { id: 3, to: &[SGE] };
         receives.receive(Some(&posted), &[request, request]).unwrap();
-        assert_eq!(receives.ring.pages.word(PRODUCER).load(Ordering::Relaxed), 2);
-        let bytes = element(&receives.ring, 1, 56);
+        assert_eq!(receives.slots.ring.pages.word(PRODUCER).load(Ordering::Relaxed), 2);
+        let bytes = element(&receives.slots.ring, 1, 56);
         let words: Vec<u32> = <[u32; 14]>::read_from_bytes(&bytes).unwrap().into();
         assert_eq!(words, [3, 0, 0, 0, 7, 7, 0, 1, 0, 0, 0x1000, 0, 7, 9]);
         // Three fit into a ring of four.
         let outcome = receives.receive(Some(&posted), &[request, request]);
         assert!(matches!(outcome, Err(Error::Full(1))));
-        receives.ring.pages.word(CONSUMER).store(3, Ordering::Relaxed);
+        receives.slots.ring.pages.word(CONSUMER).store(3, Ordering::Relaxed);
         receives.receive(None, &[request]).unwrap();
-        assert_eq!(receives.ring.pages.word(PRODUCER).load(Ordering::Relaxed), 0);
+        assert_eq!(receives.slots.ring.pages.word(PRODUCER).load(Ordering::Relaxed), 0);
         let long = ReceiveRequest { id: 3, to: &[SGE, SGE] };
         assert!(matches!(receives.receive(None, &[long]), Err(Error::TooLong(2, 1))));
     }
@@ -401,7 +369,8 @@ mod tests {
     fn send_elements() {
         let (limits, posted) = (Limits { requests: 4, sge: 3, inline: 64 }, Outstanding::new(4));
         // What is no device takes the doorbell for what it is.
-        let mut sends = SendRing::over(&open(), 5, ring(9, 4), limits).unwrap();
+        let sends = SendRing::over(ring(9, 4), limits).unwrap();
+        let mut sends = SendQueue::new(&open(), 5, sends);
         let read = SendRequest {
             id: 3,
             operation: Operation::Read { address: 0x2000, rkey: 8 },
@@ -417,7 +386,7 @@ mod tests {
             ..read
         };
         sends.send(&posted, &[read, inline]).unwrap();
-        let bytes = element(&sends.ring, 0, 240);
+        let bytes = element(&sends.slots.ring, 0, 240);
         let word = |bytes: &[u8], at: usize| u32::read_from_prefix(&bytes[at..]).unwrap().0;
         assert_eq!(
             [0, 12, 16, 24, 32, 152].map(|at| word(&bytes, at)),
@@ -425,7 +394,7 @@ mod tests {
         );
         assert_eq!([184, 188, 192, 196, 200].map(|at| word(&bytes, at)), [14, 14, 0, 2, 0]);
         assert_eq!(&bytes[208..224], SGE.as_bytes());
-        let bytes = element(&sends.ring, 1, 213);
+        let bytes = element(&sends.slots.ring, 1, 213);
         assert_eq!([12, 16, 184, 196].map(|at| word(&bytes, at)), [3, 4 | 8, 5, 0]);
         assert_eq!((&bytes[20..24], &bytes[208..]), (&[1, 2, 3, 4][..], &b"hello"[..]));
         let long = SendRequest { data: Data::Inline(&[0; 65]), ..inline };
@@ -436,13 +405,14 @@ mod tests {
     #[test]
     fn datagrams() {
         let limits = Limits { requests: 4, sge: 3, inline: 64 };
-        let mut sends = SendRing::over(&open(), 5, ring(9, 4), limits).unwrap();
+        let sends = SendRing::over(ring(9, 4), limits).unwrap();
+        let mut sends = SendQueue::new(&open(), 5, sends);
         let path = AddressHandle::new(&open(), 1, 77);
         let operation = Operation::SendTo { path: &path, qpn: 17, qkey: 18, immediate: None };
         let (data, id) = (Data::Regions(&[SGE]), 3);
         let request = SendRequest { id, operation, data, signaled: true, solicited: false };
         sends.send(&Outstanding::new(4), &[request]).unwrap();
-        let words = <[u32; 11]>::read_from_bytes(&element(&sends.ring, 0, 44)).unwrap();
+        let words = <[u32; 11]>::read_from_bytes(&element(&sends.slots.ring, 0, 44)).unwrap();
         assert_eq!(words[3..], [2, 2, 0, 17, 18, 0, 77, 0]);
     }
 
@@ -493,7 +463,8 @@ mod tests {
                 assert!(taken <= mask.into());
             }
             let limits = Limits { requests: 4, sge: 9, inline: 64 };
-            if let Ok(mut receives) = ReceiveRing::over(&open(), Ring::over(pages).unwrap(), limits) {
+            if let Ok(receives) = ReceiveRing::over(Ring::over(pages).unwrap(), limits) {
+                let mut receives = ReceiveQueue::new(&open(), receives);
                 let sge = vec![SGE; receives.limits().sge];
                 receives.receive(None, &[ReceiveRequest { id: 1, to: &sge }]).ok();
             }

@@ -17,9 +17,9 @@ use std::sync::atomic::Ordering;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use super::mapped::Slots;
 use super::memory::Pages;
-use super::outstanding::Outstanding;
-use super::provider::{Completions, Limits, Receives, Sends};
+use super::provider::{Completions, Limits};
 use super::work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, WorkStatus};
 use super::{Error, Open};
 
@@ -101,6 +101,8 @@ struct Array {
     element: usize,
     mask: u32,
     count: u32,
+    /// The word of the next element, when the rest of that is written.
+    next: u32,
 }
 
 impl Array {
@@ -123,7 +125,7 @@ impl Array {
         if !elements.is_power_of_two() || elements as usize * element > pages.len() {
             return Err(Error::Garbage);
         }
-        Ok(Self { pages, element, mask: elements - 1, count: 0 })
+        Ok(Self { pages, element, mask: elements - 1, count: 0, next: 0 })
     }
 
     fn place(&self, count: u32) -> usize {
@@ -141,16 +143,20 @@ impl Array {
         self.word(self.count).0 & VALID == 0
     }
 
-    /// Gives the next element to the kernel: what it begins with, which has the word in it, and what comes after that.
-    fn post(&mut self, head: &[u8], at: usize, rest: &[u8], flags: u16, bytes: [u8; 2]) {
+    /// Writes to the next element: what it begins with, without the word, what comes at another place, and what the word is to be.
+    fn write(&mut self, head: &[u8], at: usize, rest: &[u8], (flags, bytes): (u16, [u8; 2])) {
         let place = self.place(self.count);
-        // Without the word.
         self.pages.write(place, &head[..FLAGS]);
         self.pages.write(place + FLAGS + 4, &head[FLAGS + 4..]);
         self.pages.write(place + at, rest);
         let [a, b] = flags.to_ne_bytes();
-        let word = u32::from_ne_bytes([a, b, bytes[0], bytes[1]]);
-        self.pages.word(place + FLAGS).store(word, Ordering::SeqCst);
+        self.next = u32::from_ne_bytes([a, b, bytes[0], bytes[1]]);
+    }
+
+    /// Gives it to the kernel.
+    fn produce(&mut self) {
+        let word = self.pages.word(self.place(self.count) + FLAGS);
+        word.store(self.next, Ordering::SeqCst);
         self.count = self.count.wrapping_add(1);
     }
 }
@@ -245,34 +251,36 @@ impl Completions for CompletionArray {
 /// A queue of send requests.
 #[derive(Debug)]
 pub(super) struct SendArray {
-    open: Arc<Open>,
-    handle: u32,
     array: Array,
     limits: Limits,
 }
 
 impl SendArray {
-    pub(super) fn new(
-        open: &Arc<Open>,
-        handle: u32,
-        info: &PairInfo,
-        limits: Limits,
-    ) -> Result<Self, Error> {
-        let array = Array::map(open, info.send_key, info.sends, SEND, 0)?;
-        Ok(Self::over(open, handle, array, limits))
+    pub(super) fn new(open: &Open, info: &PairInfo, limits: Limits) -> Result<Self, Error> {
+        Ok(Self::over(Array::map(open, info.send_key, info.sends, SEND, 0)?, limits))
     }
 
-    fn over(open: &Arc<Open>, handle: u32, array: Array, limits: Limits) -> Self {
+    fn over(array: Array, limits: Limits) -> Self {
         let limits = Limits {
             requests: array.mask as usize + 1 + READS,
             sge: limits.sge.min(SGE),
             // All but the first scatter/gather element.
             inline: limits.inline.min((SGE - 1) * size_of::<Sge>()),
         };
-        Self { open: Arc::clone(open), handle, array, limits }
+        Self { array, limits }
+    }
+}
+
+impl Slots<SendRequest<'_>> for SendArray {
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
-    fn post(&mut self, request: &SendRequest<'_>) -> Result<(), Error> {
+    fn has_room(&mut self) -> bool {
+        self.array.is_free()
+    }
+
+    fn write(&mut self, request: &SendRequest<'_>) -> Result<(), Error> {
         let (opcode, rkey, remote_address) = match request.operation {
             Operation::Write { address, rkey, immediate: None } => (0, rkey, address),
             Operation::Read { address, rkey } => (1, rkey, address),
@@ -282,12 +290,12 @@ impl SendArray {
         let flags = [(request.signaled, SIGNALED), (request.solicited, SOLICITED)];
         let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
         let flags = flags.fold(VALID, |all, (_, flag)| all | flag);
-        let id = request.id;
-        let head = SendElement { id, word: 0, rkey, remote_address };
+        let head = SendElement { id: request.id, word: 0, rkey, remote_address };
         match request.data {
             Data::Regions(regions) => {
-                let bytes = [u8::try_from(regions.len()).unwrap_or(u8::MAX), opcode];
-                self.array.post(head.as_bytes(), 24, regions.as_bytes(), flags, bytes);
+                let elements = u8::try_from(regions.len()).unwrap_or(u8::MAX);
+                let word = (flags, [elements, opcode]);
+                self.array.write(head.as_bytes(), 24, regions.as_bytes(), word);
             }
             Data::Inline(data) => {
                 // The first scatter/gather element has the length, the others the data.
@@ -295,118 +303,73 @@ impl SendArray {
                 let first = Sge { address: 0, length, lkey: 0 };
                 let place = self.array.place(self.array.count);
                 self.array.pages.write(place + 24, first.as_bytes());
-                let bytes = [1, opcode];
-                self.array.post(head.as_bytes(), 40, data, flags | INLINE, bytes);
+                self.array.write(head.as_bytes(), 40, data, (flags | INLINE, [1, opcode]));
             }
         }
         Ok(())
     }
-}
 
-impl Sends for SendArray {
-    fn limits(&self) -> Limits {
-        self.limits
+    fn produce(&mut self) {
+        self.array.produce();
     }
 
-    fn send(&mut self, posted: &Outstanding, requests: &[SendRequest<'_>]) -> Result<(), Error> {
-        self.open.check("send")?;
-        let before = self.array.count.wrapping_sub(1);
-        let mut outcome = Ok(());
-        let mut count = 0;
-        for request in requests {
-            let (length, most) = match request.data {
-                Data::Regions(regions) => (regions.len(), self.limits.sge),
-                Data::Inline(bytes) => (bytes.len(), self.limits.inline),
-            };
-            if length > most {
-                outcome = Err(Error::TooLong(length, most));
-                break;
-            }
-            if !self.array.is_free() {
-                outcome = Err(Error::Full(count));
-                break;
-            }
-            posted.post(request.id, request.signaled);
-            if let Err(error) = self.post(request) {
-                posted.take_back(1, request.signaled.into());
-                outcome = Err(error);
-                break;
-            }
-            count += 1;
-        }
+    /// Not when the one before them has not been fetched yet: the kernel is there.
+    fn is_to_be_told(&self, count: usize) -> bool {
         let is_all_round = count > self.array.mask as usize;
-        if count > 0 && (is_all_round || self.array.word(before).0 & VALID == 0) {
-            match self.open.ring_doorbell(self.handle) {
-                // They were posted while it went, and are flushed.
-                Ok(()) | Err(Error::Gone(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        outcome
+        let before = u32::try_from(count).ok().and_then(|count| count.checked_add(1));
+        let before = before.map(|count| self.array.count.wrapping_sub(count));
+        is_all_round || before.is_none_or(|before| self.array.word(before).0 & VALID == 0)
     }
 }
 
 /// A queue of receive requests, also a shared one.
 #[derive(Debug)]
 pub(super) struct ReceiveArray {
-    open: Arc<Open>,
     array: Array,
     limits: Limits,
 }
 
 impl ReceiveArray {
-    pub(super) fn new(open: &Arc<Open>, info: &PairInfo, limits: Limits) -> Result<Self, Error> {
+    pub(super) fn new(open: &Open, info: &PairInfo, limits: Limits) -> Result<Self, Error> {
         Self::map(open, info.receive_key, info.receives, limits)
     }
 
-    pub(super) fn shared(
-        open: &Arc<Open>,
-        info: &SharedInfo,
-        limits: Limits,
-    ) -> Result<Self, Error> {
+    pub(super) fn shared(open: &Open, info: &SharedInfo, limits: Limits) -> Result<Self, Error> {
         Self::map(open, info.key, info.receives, limits)
     }
 
-    fn map(open: &Arc<Open>, key: u64, elements: u32, limits: Limits) -> Result<Self, Error> {
-        let array = Array::map(open, key, elements, RECEIVE, 0)?;
-        Ok(Self::over(open, array, limits))
+    fn map(open: &Open, key: u64, elements: u32, limits: Limits) -> Result<Self, Error> {
+        Ok(Self::over(Array::map(open, key, elements, RECEIVE, 0)?, limits))
     }
 
-    fn over(open: &Arc<Open>, array: Array, limits: Limits) -> Self {
+    fn over(array: Array, limits: Limits) -> Self {
         // One more is being received to when its element is free again.
         let requests = array.mask as usize + 2;
         let limits = Limits { requests, sge: limits.sge.min(SGE), inline: 0 };
-        Self { open: Arc::clone(open), array, limits }
+        Self { array, limits }
     }
 }
 
-impl Receives for ReceiveArray {
+impl Slots<ReceiveRequest<'_>> for ReceiveArray {
     fn limits(&self) -> Limits {
         self.limits
     }
 
-    fn receive(
-        &mut self,
-        posted: Option<&Outstanding>,
-        requests: &[ReceiveRequest<'_>],
-    ) -> Result<(), Error> {
-        self.open.check("receive")?;
-        for (count, request) in requests.iter().enumerate() {
-            if request.to.len() > self.limits.sge {
-                return Err(Error::TooLong(request.to.len(), self.limits.sge));
-            }
-            if !self.array.is_free() {
-                return Err(Error::Full(count));
-            }
-            if let Some(posted) = posted {
-                posted.post(request.id, true);
-            }
-            let mut head = [0; 16];
-            head[..8].copy_from_slice(&request.id.to_ne_bytes());
-            let bytes = [u8::try_from(request.to.len()).unwrap_or(u8::MAX), OF_RECEIVE];
-            self.array.post(&head, head.len(), request.to.as_bytes(), VALID, bytes);
-        }
+    fn has_room(&mut self) -> bool {
+        self.array.is_free()
+    }
+
+    fn write(&mut self, request: &ReceiveRequest<'_>) -> Result<(), Error> {
+        let mut head = [0; 16];
+        head[..8].copy_from_slice(&request.id.to_ne_bytes());
+        let elements = u8::try_from(request.to.len()).unwrap_or(u8::MAX);
+        let word = (VALID, [elements, OF_RECEIVE]);
+        self.array.write(&head, head.len(), request.to.as_bytes(), word);
         Ok(())
+    }
+
+    fn produce(&mut self) {
+        self.array.produce();
     }
 }
 
@@ -418,6 +381,9 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     use super::*;
+    use crate::uverbs::mapped::{ReceiveQueue, SendQueue};
+    use crate::uverbs::outstanding::Outstanding;
+    use crate::uverbs::provider::{Receives as _, Sends as _};
 
     fn open() -> Arc<Open> {
         let file = std::fs::File::options().write(true).open("/dev/null").unwrap();
@@ -439,9 +405,10 @@ mod tests {
 
     #[test]
     fn send_elements() {
-        let mut sends = SendArray::over(&open(), 5, array(4, SEND), LIMITS);
+        let sends = SendArray::over(array(4, SEND), LIMITS);
         assert_eq!((sends.limits.sge, sends.limits.inline), (6, 80));
         let posted = Outstanding::new(sends.limits.requests);
+        let mut sends = SendQueue::new(&open(), 5, sends);
         let operation = Operation::Read { address: 0x2000, rkey: 8 };
         let data = Data::Regions(&[PART]);
         let read = SendRequest { id: 3, operation, data, signaled: true, solicited: false };
@@ -454,33 +421,34 @@ mod tests {
         };
         sends.send(&posted, &[read, send]).unwrap();
         let word = |bytes: &[u8], at: usize| u32::read_from_prefix(&bytes[at..]).unwrap().0;
-        let element = bytes(&sends.array, 0, 40);
+        let element = bytes(&sends.slots.array, 0, 40);
         assert_eq!(element[8..12], [5_u16.to_ne_bytes(), [1, 1]].concat());
         assert_eq!(
             [0, 12, 16, 24, 32, 36].map(|at| word(&element, at)),
             [3, 8, 0x2000, 0x1000, 7, 9]
         );
-        let element = bytes(&sends.array, 1, 45);
+        let element = bytes(&sends.slots.array, 1, 45);
         assert_eq!(element[8..12], [11_u16.to_ne_bytes(), [1, 3]].concat());
         assert_eq!((word(&element, 32), &element[40..]), (5, &b"hello"[..]));
         sends.send(&posted, &[read, read]).unwrap();
         assert!(matches!(sends.send(&posted, &[read]), Err(Error::Full(0))));
         // The kernel has fetched one.
-        sends.array.pages.word(8).store(0, Ordering::Relaxed);
+        sends.slots.array.pages.word(8).store(0, Ordering::Relaxed);
         let immediate = SendRequest { operation: Operation::Send(Some(1)), ..read };
         let outcome = sends.send(&posted, &[read, immediate]);
         assert!(matches!(outcome, Err(Error::Full(1))), "{outcome:?}");
-        sends.array.pages.word(SEND + 8).store(0, Ordering::Relaxed);
+        sends.slots.array.pages.word(SEND + 8).store(0, Ordering::Relaxed);
         let outcome = sends.send(&posted, &[immediate]).unwrap_err();
         assert!(outcome.to_string().contains("immediate"), "{outcome}");
     }
 
     #[test]
     fn receive_elements() {
-        let mut receives = ReceiveArray::over(&open(), array(2, RECEIVE), LIMITS);
+        let receives = ReceiveArray::over(array(2, RECEIVE), LIMITS);
+        let mut receives = ReceiveQueue::new(&open(), receives);
         let request = ReceiveRequest { id: 3, to: &[PART] };
         receives.receive(None, &[request, request]).unwrap();
-        let element = bytes(&receives.array, 1, 32);
+        let element = bytes(&receives.slots.array, 1, 32);
         assert_eq!(element[8..12], [1_u16.to_ne_bytes(), [1, 8]].concat());
         assert_eq!(&element[16..], PART.as_bytes());
         assert!(matches!(receives.receive(None, &[request]), Err(Error::Full(0))));
@@ -535,7 +503,7 @@ mod tests {
                 queue.poll(&mut [Completion::new_zeroed(); 300]).unwrap();
             }
             if let Ok(array) = Array::over(pages, elements % 64, SEND) {
-                let mut sends = SendArray::over(&open(), 5, array, LIMITS);
+                let mut sends = SendQueue::new(&open(), 5, SendArray::over(array, LIMITS));
                 let (operation, data) = (Operation::Send(None), Data::Inline(&[7; 80]));
                 let request = SendRequest { id: 1, operation, data, signaled: true, solicited: false };
                 sends.send(&Outstanding::new(4), &[request]).ok();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
+use super::mapped::ReceiveQueue;
 use super::objects::{Handle, ProtectionDomain};
 use super::plain::WorkCalls;
 use super::provider::{Limits, Provider, Receives};
@@ -88,8 +89,12 @@ impl ProtectionDomain {
         let handle = Arc::new(Handle::new(open, number, command::DESTROY_SRQ));
         let limits = Limits::new(requests, sge, 0);
         let receive: Box<dyn Receives> = match provider {
-            Provider::Rxe => Box::new(ReceiveRing::new(open, &of_rxe.mapping, limits)?),
-            Provider::Siw => Box::new(ReceiveArray::shared(open, &of_siw, limits)?),
+            Provider::Rxe => {
+                ReceiveQueue::boxed(open, ReceiveRing::new(open, &of_rxe.mapping, limits)?)
+            }
+            Provider::Siw => {
+                ReceiveQueue::boxed(open, ReceiveArray::shared(open, &of_siw, limits)?)
+            }
             Provider::Plain => {
                 Box::new(WorkCalls::new(open, number, command::POST_SRQ_RECV, limits))
             }

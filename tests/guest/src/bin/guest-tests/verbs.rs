@@ -74,7 +74,7 @@ fn pingpong(bed: &mut Bed) -> Result<()> {
     for (transport, all) in [
         ("rc", &["-n 50 -s 100000", short][..]),
         ("uc", &["-n 50 -s 100000 -e"]),
-        ("ud", &["-n 600 -s 1000"]),
+        ("ud", &["-n 600 -s 1000 -e"]),
         ("srq", &["-n 600 -s 4000 -e"]),
     ] {
         let ours = format!("/usr/lib/lab/rdma-pingpong -t {transport}");
@@ -83,8 +83,8 @@ fn pingpong(bed: &mut Bed) -> Result<()> {
             for (at, from) in [(&rxe, &rxe), (&a, &b)] {
                 for options in all {
                     let said = sh(&format!(
-                        "{server} {at} {options} >/run/lab/server 2>&1 &
-                         until ss -tln | grep -q :18515; do sleep 0.05; done
+                        "timeout 60 {server} {at} {options} >/run/lab/server 2>&1 &
+                         timeout 20 sh -c 'until ss -tln | grep -q :18515; do sleep 0.05; done'
                          timeout 20 {client} {from} {options} 127.0.0.1 || {{ cat /run/lab/server; exit 1; }}
                          wait $! || {{ cat /run/lab/server; exit 1; }}"
                     ));
@@ -117,8 +117,8 @@ fn connections(bed: &mut Bed) -> Result<()> {
             for address in &addresses {
                 let options = format!("-a {address} -C 20 -S 4000");
                 let said = sh(&format!(
-                    "{server} -s {options} >/run/lab/server 2>&1 &
-                     until rdma res show cm_id | grep -q 'state LISTEN'; do sleep 0.05; done
+                    "timeout 60 {server} -s {options} >/run/lab/server 2>&1 &
+                     timeout 20 sh -c 'until rdma res show cm_id | grep -q LISTEN; do sleep 0.05; done'
                      timeout 20 {client} -c -v {options} || {{ cat /run/lab/server; exit 1; }}
                      wait $! || {{ cat /run/lab/server; exit 1; }}"
                 ));
