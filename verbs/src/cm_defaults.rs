@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What rdma_cm gives to connections of a port that ask for nothing else: configfs `rdma_cm/<device>/ports/<port>`.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ pub enum CmDefault {
 #[derive(Debug)]
 pub struct CmDefaults {
     dir: PathBuf,
-    made: bool,
+    made: Cell<bool>,
 }
 
 impl CmDefaults {
@@ -36,9 +37,9 @@ impl CmDefaults {
         let dir = all.join(device);
         // The directory is how the kernel is asked for a device, not where it keeps anything.
         match fs::create_dir(&dir) {
-            Ok(()) => Ok(Some(Self { dir, made: true })),
+            Ok(()) => Ok(Some(Self { dir, made: Cell::new(true) })),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Ok(Some(Self { dir, made: false }))
+                Ok(Some(Self { dir, made: Cell::new(false) }))
             }
             Err(error) => Err(error),
         }
@@ -49,7 +50,8 @@ impl CmDefaults {
     /// # Errors
     /// What read(2) says.
     pub fn get(&self, port: PortNum, what: CmDefault) -> io::Result<String> {
-        Ok(fs::read_to_string(self.file(port, what))?.trim().to_owned())
+        let text = self.again(|| fs::read_to_string(self.file(port, what)))?;
+        Ok(text.trim().to_owned())
     }
 
     /// Sets a default.
@@ -57,7 +59,20 @@ impl CmDefaults {
     /// # Errors
     /// What write(2) says: `EINVAL` for a mode that the port does not have.
     pub fn set(&self, port: PortNum, what: CmDefault, value: &str) -> io::Result<()> {
-        fs::write(self.file(port, what), value)
+        self.again(|| fs::write(self.file(port, what), value))
+    }
+
+    /// Once more when the directory was another program's, which has removed it meanwhile.
+    fn again<T>(&self, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match work() {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && fs::create_dir(&self.dir).is_ok() =>
+            {
+                self.made.set(true);
+                work()
+            }
+            outcome => outcome,
+        }
     }
 
     fn file(&self, port: PortNum, what: CmDefault) -> PathBuf {
@@ -71,7 +86,7 @@ impl CmDefaults {
 
 impl Drop for CmDefaults {
     fn drop(&mut self) {
-        if self.made {
+        if self.made.get() {
             // The device may have gone meanwhile; then it is not worth a word.
             fs::remove_dir(&self.dir).ok();
         }
