@@ -24,7 +24,7 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use crate::netlink::Socket;
 use crate::umad::wait_readable;
-use crate::uverbs::Error;
+use crate::uverbs::{Error, PathAttributes};
 use crate::{DevIndex, PortNum};
 
 /// `enum rdma_ucm_cmd`
@@ -256,30 +256,10 @@ pub(crate) struct QueuePairAttributes {
     pub(crate) reserved: [u8; 5],
 }
 
-/// `struct ib_uverbs_ah_attr`
-#[repr(C)]
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-pub(crate) struct PathAttributes {
-    pub(crate) gid: [u8; 16],
-    pub(crate) flow_label: u32,
-    pub(crate) sgid_index: u8,
-    pub(crate) hop_limit: u8,
-    pub(crate) traffic_class: u8,
-    pub(crate) reserved: u8,
-    pub(crate) lid: u16,
-    pub(crate) sl: u8,
-    pub(crate) path_bits: u8,
-    pub(crate) static_rate: u8,
-    pub(crate) is_global: u8,
-    pub(crate) port: u8,
-    pub(crate) reserved_2: u8,
-}
-
 const _: () = assert!(
     size_of::<ConnectionParameters>() == 272
         && size_of::<EventAnswer>() == 336
         && size_of::<AddressAnswer>() == 280
-        && size_of::<PathAttributes>() == 32
         && size_of::<QueuePairAttributes>() == 144
 );
 

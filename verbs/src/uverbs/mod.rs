@@ -36,6 +36,7 @@ pub use attributes::{DeviceAttributes, GidEntry, PortAttributes};
 pub use channel::{CompletionChannel, DeviceChannel};
 pub use error::Error;
 pub use objects::{Access, CompletionQueue, MemoryRegion, ProtectionDomain};
+pub(crate) use path::PathAttributes;
 pub use path::{AddressHandle, Global, Path};
 pub use qp::{
     Answering, Asking, CanPostReceive, Capacity, Connected, Datagram, Init, Peer, QueuePair,
@@ -107,8 +108,7 @@ impl Open {
 
     /// What an error of a call means.
     fn failed(&self, what: &'static str, error: io::Error) -> Error {
-        let is_gone = error.raw_os_error() == Some(Errno::IO.raw_os_error()) && !self.answers();
-        if is_gone {
+        if is_eio(&error) && !self.answers() {
             // What the kernel does not let go it will not let go the next time either; it ends with this process.
             self.end().ok();
         }
@@ -118,12 +118,9 @@ impl Open {
     /// Whether there is still a driver, which can say `EIO` as well: the kernel answers this one itself.
     fn answers(&self) -> bool {
         let mut answer = DeviceAttributes::default();
-        let outcome = (self.call(device::INVOKE_WRITE))
-            .input(0, &[0; 8])
-            .constant(2, command::EX_QUERY_DEVICE.into())
-            .output(1, answer.as_mut_bytes())
-            .make(self.fd());
-        !outcome.is_err_and(|error| error.raw_os_error() == Some(Errno::IO.raw_os_error()))
+        let (answer, none) = (answer.as_mut_bytes(), (&[][..], &mut [][..]));
+        let outcome = self.give(command::EX_QUERY_DEVICE, &[0; 8], answer, none);
+        !outcome.is_err_and(|error| is_eio(&error))
     }
 
     /// Lets go of everything.
@@ -140,6 +137,10 @@ impl Open {
         held.pages.push(Arc::downgrade(&pages));
         Ok(pages)
     }
+}
+
+fn is_eio(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
 
 impl Context {

@@ -145,16 +145,20 @@ impl CompletionQueue {
     /// # Errors
     /// See [`Error`].
     pub fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
-        let life = &self.handle.open.life;
-        let was_gone = life.is_gone();
+        let was_gone = self.handle.open.life.is_gone();
         let taken = match self.completions.poll(room) {
             Ok(taken) => taken,
             Err(Error::Gone(_)) => 0,
             Err(error) => return Err(error),
         };
-        self.joined.complete(room.get(..taken).unwrap_or_default());
         // What was completed at last comes first.
-        Ok(if taken == 0 && was_gone { self.joined.flush(room) } else { taken })
+        if taken == 0 && was_gone {
+            return Ok(self.joined.flush(room));
+        }
+        if taken > 0 {
+            self.joined.complete(room.get(..taken).unwrap_or_default());
+        }
+        Ok(taken)
     }
 
     /// Has the next completion be told of by an event, once; with `solicited_only` the next that its sender has asked for.

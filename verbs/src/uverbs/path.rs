@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way to another port: of a connection, or, as an address handle, of datagrams.
 
-use std::sync::Arc;
-
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::objects::{Handle, ProtectionDomain};
 use super::provider::Provider;
-use super::{Error, Open, command};
+use super::{Error, command};
 use crate::{Gid, PortNum};
 
 /// The way to the other side's port.
@@ -32,13 +30,49 @@ pub struct Global {
     pub hop_limit: u8,
 }
 
+/// `struct ib_uverbs_ah_attr`
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+pub(crate) struct PathAttributes {
+    pub(crate) gid: [u8; 16],
+    pub(crate) flow_label: u32,
+    pub(crate) sgid_index: u8,
+    pub(crate) hop_limit: u8,
+    pub(crate) traffic_class: u8,
+    pub(crate) reserved: u8,
+    pub(crate) lid: u16,
+    pub(crate) sl: u8,
+    pub(crate) path_bits: u8,
+    pub(crate) static_rate: u8,
+    pub(crate) is_global: u8,
+    pub(crate) port: u8,
+    pub(crate) reserved_2: u8,
+}
+
+impl Path {
+    /// From this port.
+    pub(super) fn attributes(&self, port: PortNum) -> PathAttributes {
+        let global = self.global;
+        PathAttributes {
+            gid: global.map_or([0; 16], |global| global.gid.0.to_be_bytes()),
+            sgid_index: global.map_or(0, |global| global.sgid_index),
+            hop_limit: global.map_or(0, |global| global.hop_limit),
+            lid: self.lid,
+            sl: self.sl,
+            is_global: u8::from(global.is_some()),
+            port: port.of_kernel(),
+            ..PathAttributes::new_zeroed()
+        }
+    }
+}
+
 /// A path for datagrams.
 #[derive(Debug)]
 pub struct AddressHandle {
     handle: Handle,
     /// What rxe's queues know it by.
     pub(super) number: u32,
-    _domain: Option<ProtectionDomain>,
+    _domain: ProtectionDomain,
 }
 
 /// `struct ib_uverbs_create_ah`
@@ -49,27 +83,15 @@ struct Create {
     user_handle: u64,
     domain: u32,
     reserved: u32,
-    gid: [u8; 16],
-    flow_label: u32,
-    sgid_index: u8,
-    hop_limit: u8,
-    traffic_class: u8,
-    reserved_2: u8,
-    lid: u16,
-    sl: u8,
-    path_bits: u8,
-    static_rate: u8,
-    is_global: u8,
-    port: u8,
-    reserved_3: u8,
+    path: PathAttributes,
 }
 
-const _: () = assert!(size_of::<Create>() == 56);
+const _: () = assert!(size_of::<PathAttributes>() == 32 && size_of::<Create>() == 56);
 
 impl AddressHandle {
-    pub(super) fn new(open: &Arc<Open>, handle: u32, number: u32) -> Self {
-        let handle = Handle::new(open, handle, command::DESTROY_AH);
-        Self { handle, number, _domain: None }
+    pub(super) fn new(domain: &ProtectionDomain, handle: u32, number: u32) -> Self {
+        let handle = Handle::new(&domain.0.open, handle, command::DESTROY_AH);
+        Self { handle, number, _domain: domain.clone() }
     }
 
     pub(super) fn handle(&self) -> u32 {
@@ -84,25 +106,12 @@ impl ProtectionDomain {
     /// See [`Error`]; on Ethernet the kernel looks for the way there, and says so when there is none.
     pub fn address_handle(&self, port: PortNum, path: &Path) -> Result<AddressHandle, Error> {
         let open = &self.0.open;
-        let global = path.global;
         let request = Create {
             response: 0,
             user_handle: 0,
             domain: self.0.number,
             reserved: 0,
-            gid: global.map_or([0; 16], |global| global.gid.0.to_be_bytes()),
-            flow_label: 0,
-            sgid_index: global.map_or(0, |global| global.sgid_index),
-            hop_limit: global.map_or(0, |global| global.hop_limit),
-            traffic_class: 0,
-            reserved_2: 0,
-            lid: path.lid,
-            sl: path.sl,
-            path_bits: 0,
-            static_rate: 0,
-            is_global: u8::from(global.is_some()),
-            port: port.of_kernel(),
-            reserved_3: 0,
+            path: path.attributes(port),
         };
         let (mut handle, mut from_driver) = (0_u32, [0_u32; 2]);
         let from_driver = match Provider::of(open.driver)? {
@@ -112,9 +121,6 @@ impl ProtectionDomain {
         let (bytes, room) = (request.as_bytes(), handle.as_mut_bytes());
         open.command("make an address handle", command::CREATE_AH, bytes, room, from_driver)?;
         let number = from_driver.first_chunk().map_or(0, |number| u32::from_ne_bytes(*number));
-        Ok(AddressHandle {
-            _domain: Some(self.clone()),
-            ..AddressHandle::new(open, handle, number)
-        })
+        Ok(AddressHandle::new(self, handle, number))
     }
 }

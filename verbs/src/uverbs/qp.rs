@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 use super::mapped::{ReceiveQueue, SendQueue};
 use super::objects::{Access, CompletionQueue, Handle, ProtectionDomain};
 use super::outstanding::{Outstanding, Own, Pair, Sides};
-use super::path::Path;
+use super::path::{Path, PathAttributes};
 use super::plain::WorkCalls;
 use super::provider::{Limits, Provider, Receives, Sends};
 use super::rxe::{MappingInfo, ReceiveRing, SendRing};
@@ -18,7 +18,7 @@ use super::srq::SharedReceiveQueue;
 use super::work::{ReceiveRequest, SendRequest};
 use super::{Context, Error, command};
 use crate::PortNum;
-use crate::cm::{Id, PathAttributes, QueuePairAttributes};
+use crate::cm::{Id, QueuePairAttributes};
 
 /// Just made: nothing can be posted.
 #[derive(Debug)]
@@ -429,6 +429,17 @@ impl<T, State> QueuePair<T, State> {
         Ok(QueuePair { send, receive, pair, handle, port, _of, kind: PhantomData })
     }
 
+    /// As the connection manager says.
+    fn modify_for<Next>(
+        self,
+        id: &Id,
+        what: &'static str,
+        state: u8,
+    ) -> Result<QueuePair<T, Next>, Error> {
+        let change = Modify::of(&id.attributes(state.into())?);
+        self.modify(what, change)
+    }
+
     fn init_with(
         mut self,
         port: PortNum,
@@ -464,19 +475,8 @@ impl<T, State> QueuePair<T, State> {
     }
 
     fn to(&self, peer: &Peer) -> Modify {
-        let global = peer.path.global;
-        let destination = Destination {
-            gid: global.map_or([0; 16], |global| global.gid.0.to_be_bytes()),
-            lid: peer.path.lid,
-            sgid_index: global.map_or(0, |global| global.sgid_index),
-            hop_limit: global.map_or(0, |global| global.hop_limit),
-            sl: peer.path.sl,
-            is_global: u8::from(global.is_some()),
-            port: self.port.of_kernel(),
-            ..Destination::new_zeroed()
-        };
         Modify {
-            destination,
+            destination: Destination::of(&peer.path.attributes(self.port)),
             mtu: peer.mtu,
             destination_qpn: peer.qpn,
             receive_psn: peer.psn,
@@ -549,17 +549,11 @@ impl QueuePair<Reliable, Reset> {
     /// # Errors
     /// See [`Error`].
     pub fn init_for(self, id: &Id) -> Result<QueuePair<Reliable, Init>, Error> {
-        let change = Modify::of(&id.attributes(state::INIT.into())?);
-        self.modify("bring a queue pair to INIT", change)
+        self.modify_for(id, "bring a queue pair to INIT", state::INIT)
     }
 }
 
 impl QueuePair<Reliable, Init> {
-    fn init_again(self, id: &Id) -> Result<Self, Error> {
-        let change = Modify::of(&id.attributes(state::INIT.into())?);
-        self.modify("change a queue pair in INIT", change)
-    }
-
     /// The same when the other side is known: with its request, or its response.
     ///
     /// # Errors
@@ -569,9 +563,8 @@ impl QueuePair<Reliable, Init> {
         id: &Id,
     ) -> Result<QueuePair<Reliable, ReadyToReceive>, Error> {
         // What the other side may do is agreed on by now.
-        let again = self.init_again(id)?;
-        let change = Modify::of(&id.attributes(state::READY_TO_RECEIVE.into())?);
-        again.modify("bring a queue pair to RTR", change)
+        let again: Self = self.modify_for(id, "change a queue pair in INIT", state::INIT)?;
+        again.modify_for(id, "bring a queue pair to RTR", state::READY_TO_RECEIVE)
     }
 }
 
@@ -581,8 +574,7 @@ impl QueuePair<Reliable, ReadyToReceive> {
     /// # Errors
     /// See [`Error`].
     pub fn ready_to_send_for(self, id: &Id) -> Result<QueuePair<Reliable, ReadyToSend>, Error> {
-        let change = Modify::of(&id.attributes(state::READY_TO_SEND.into())?);
-        self.modify("bring a queue pair to RTS", change)
+        self.modify_for(id, "bring a queue pair to RTS", state::READY_TO_SEND)
     }
 }
 

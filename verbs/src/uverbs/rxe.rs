@@ -316,10 +316,11 @@ mod tests {
     use zerocopy::FromZeros as _;
 
     use super::*;
-    use crate::uverbs::AddressHandle;
     use crate::uverbs::mapped::{ReceiveQueue, SendQueue};
+    use crate::uverbs::objects::Handle;
     use crate::uverbs::outstanding::Outstanding;
     use crate::uverbs::provider::{Receives as _, Sends as _};
+    use crate::uverbs::{AddressHandle, ProtectionDomain};
 
     fn ring(log2: u32, count: u32) -> Ring {
         let pages = Pages::new(ELEMENTS + ((count as usize) << log2)).unwrap();
@@ -407,7 +408,8 @@ mod tests {
         let limits = Limits { requests: 4, sge: 3, inline: 64 };
         let sends = SendRing::over(ring(9, 4), limits).unwrap();
         let mut sends = SendQueue::new(&open(), 5, sends);
-        let path = AddressHandle::new(&open(), 1, 77);
+        let domain = ProtectionDomain(Arc::new(Handle::new(&open(), 0, 0)));
+        let path = AddressHandle::new(&domain, 1, 77);
         let operation = Operation::SendTo { path: &path, qpn: 17, qkey: 18, immediate: None };
         let (data, id) = (Data::Regions(&[SGE]), 3);
         let request = SendRequest { id, operation, data, signaled: true, solicited: false };
