@@ -127,9 +127,9 @@ fn two_ports(_: &mut Bed) -> Result<()> {
     let mut uverbs = Vec::new();
     for port in [1, 2] {
         let dir = format!("/dev/infiniband/by-port-guid/{}", guid("a", port)?);
-        uverbs.push(leads_to(&format!("{dir}/uverbs"))?);
+        uverbs.push(leads_to(format!("{dir}/uverbs"))?);
         for kind in ["umad", "issm"] {
-            let node = leads_to(&format!("{dir}/{kind}"))?;
+            let node = leads_to(format!("{dir}/{kind}"))?;
             ensure!(node.starts_with(kind), "{dir}/{kind} leads to {node}");
             let of = sh(&format!("cat /sys/class/infiniband_mad/{node}/{{ibdev,port}} | xargs"))?;
             ensure!(of == format!("{name} {port}"), "{dir}/{kind} is of {of}");
@@ -190,7 +190,7 @@ fn zero_guid(_: &mut Bed) -> Result<()> {
     ensure!(linked_guids()?.is_empty(), "it has a link");
     // The links of one that has a GUID are not disturbed.
     plug("b", 1, &[])?;
-    leads_to(&format!("/dev/infiniband/by-port-guid/{}/uverbs", guid("b", 1)?))?;
+    leads_to(format!("/dev/infiniband/by-port-guid/{}/uverbs", guid("b", 1)?))?;
     Ok(())
 }
 

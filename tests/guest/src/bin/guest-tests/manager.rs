@@ -313,7 +313,6 @@ fn wants(bed: &mut Bed) -> Result<()> {
         "/run/systemd/system/lab-agent@.service",
         "[Service]\nExecStart=sleep infinity\n[Unit]\nStopWhenUnneeded=yes\n",
     )?;
-    sh("systemctl daemon-reload")?;
     bed.file(
         CONFIG,
         "[[device]]\nmatch = { board-id = 'LAB*' }\nname = 'rail7'\nwants = 'lab-agent@{name}.service'\n",

@@ -116,7 +116,7 @@ fn servers(bed: &mut Bed) -> Result<()> {
         ),
     ];
     for (service, config, text, module) in asked {
-        let start = format!("systemctl daemon-reload; systemctl restart {service}.service");
+        let start = format!("systemctl restart {service}.service");
         bed.file(
             &format!("/run/systemd/system/{service}.service"),
             "[Service]\nType=oneshot\nExecStart=/bin/true\n",

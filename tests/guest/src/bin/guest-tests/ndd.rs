@@ -126,7 +126,7 @@ fn configured(bed: &mut Bed) -> Result<()> {
         "[Service]\nEnvironment=\"RDMA_NDD_ND_FORMAT=by %%d%%x at %%h\"\n",
     )?;
     bed.provokes("RDMA_NDD_ND_FORMAT has '%x', which is not known");
-    sh(&format!("systemctl daemon-reload; systemctl restart {UNIT}"))?;
+    sh(&format!("systemctl restart {UNIT}"))?;
     ensure!(description(&b)? == format!("by {b} at {host}"), "{}", description(&b)?);
     // With a reload of the whole.
     bed.stop_later("rdmad.service");

@@ -38,7 +38,7 @@ fn start_dependent(bed: &mut Bed, what: &str) -> Result<()> {
         ),
     )?;
     bed.stop_later("lab-dependent.service");
-    sh("systemctl daemon-reload; systemctl start --no-block lab-dependent.service")?;
+    sh("systemctl start --no-block lab-dependent.service")?;
     Ok(())
 }
 

@@ -89,7 +89,7 @@ fn port_guid_links(bed: &mut Bed) -> Result<()> {
     plug("rxe", "rxe0", &bed.nics[0])?;
     let dir = format!("/dev/infiniband/by-port-guid/{}", port_guid("rxe0")?);
     for (class, link) in [("infiniband_verbs", "uverbs"), ("infiniband_mad", "umad")] {
-        let target = leads_to(&format!("{dir}/{link}"))?;
+        let target = leads_to(format!("{dir}/{link}"))?;
         ensure!(target == node(class, "rxe0")?, "{dir}/{link} leads to {target}");
     }
     unplug("rxe0")?;
@@ -116,7 +116,7 @@ fn device_units(bed: &mut Bed) -> Result<()> {
         "/run/systemd/system/lab-bound.service",
         &format!("[Unit]\nBindsTo={0}\nAfter={0}\n[Service]\nExecStart=sleep infinity\n", units[0]),
     )?;
-    sh("systemctl daemon-reload; systemctl start lab-bound")?;
+    sh("systemctl start lab-bound")?;
     unplug("rxe0")?;
     wait_inactive("lab-bound.service")?;
     for unit in &units {

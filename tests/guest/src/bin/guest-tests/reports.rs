@@ -265,7 +265,6 @@ fn service(bed: &mut Bed) -> Result<()> {
     bed.remove_later("/run/systemd/system/lab-app.service.d");
     bed.remove_later("/etc/systemd/system/lab-app.service.d");
     bed.provokes("lab-app.service");
-    sh("systemctl daemon-reload")?;
     let works = || -> Result<bool> {
         let works = status("systemctl start lab-app")?.0 == 0;
         sh("systemctl reset-failed lab-app 2>/dev/null || true")?;
