@@ -25,6 +25,16 @@ const EVENT: usize = 16;
 pub struct EventType(pub u32);
 
 impl EventType {
+    /// A completion queue was full, and is of no use any more.
+    pub const CQ_ERR: Self = Self(0);
+    /// A queue pair has failed.
+    pub const QP_FATAL: Self = Self(1);
+    /// The other side has asked a queue pair for what cannot be done.
+    pub const QP_REQ_ERR: Self = Self(2);
+    /// The other side has asked a queue pair for what it may not do.
+    pub const QP_ACCESS_ERR: Self = Self(3);
+    /// Something has come for a queue pair before it was told that the connection is there.
+    pub const COMM_EST: Self = Self(4);
     /// The device does not work any more, or is going away.
     pub const DEVICE_FATAL: Self = Self(8);
     /// A port has become ACTIVE.
@@ -37,19 +47,40 @@ impl EventType {
     pub const PKEY_CHANGE: Self = Self(12);
     /// A port's subnet manager has changed.
     pub const SM_CHANGE: Self = Self(13);
+    /// A shared receive queue has failed.
+    pub const SRQ_ERR: Self = Self(14);
+    /// A shared receive queue has fewer requests than its limit.
+    pub const SRQ_LIMIT_REACHED: Self = Self(15);
+    /// A queue pair takes nothing more from its shared receive queue.
+    pub const QP_LAST_WQE_REACHED: Self = Self(16);
     /// The subnet manager asks that all subscriptions be made again.
     pub const CLIENT_REREGISTER: Self = Self(17);
     /// A port's GID table has changed.
     pub const GID_CHANGE: Self = Self(18);
 }
 
-/// One event of a device or port. Those of queues are of programs that made some: not here.
+/// To what something has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The device.
+    Device,
+    /// One of its ports.
+    Port(PortNum),
+    /// A completion queue, by the number that it was made with.
+    CompletionQueue(u64),
+    /// A queue pair: see [`QueuePair::id`](crate::uverbs::QueuePair::id).
+    QueuePair(u64),
+    /// A shared receive queue: see [`SharedReceiveQueue::id`](crate::uverbs::SharedReceiveQueue::id).
+    SharedReceiveQueue(u64),
+}
+
+/// One event of a device, of a port, or of what was made of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AsyncEvent {
     /// What has happened.
     pub kind: EventType,
-    /// To which port; None for the device.
-    pub port: Option<PortNum>,
+    /// To what.
+    pub of: Source,
 }
 
 impl AsyncEvent {
@@ -58,9 +89,24 @@ impl AsyncEvent {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (element, rest) = bytes.split_first_chunk::<8>()?;
         let (kind, _) = rest.split_first_chunk::<4>()?;
-        let element = u32::try_from(u64::from_ne_bytes(*element)).unwrap_or(0);
-        let port = (element != 0).then_some(PortNum(element));
-        Some(Self { kind: EventType(u32::from_ne_bytes(*kind)), port })
+        let element = u64::from_ne_bytes(*element);
+        let kind = EventType(u32::from_ne_bytes(*kind));
+        let of = match kind.0 {
+            0 => Source::CompletionQueue(element),
+            1..=7 | 16 => Source::QueuePair(element),
+            14 | 15 => Source::SharedReceiveQueue(element),
+            _ => match u32::try_from(element) {
+                Ok(port @ 1..) => Source::Port(PortNum(port)),
+                _ => Source::Device,
+            },
+        };
+        Some(Self { kind, of })
+    }
+
+    /// To which port; None where it is not of one.
+    #[must_use]
+    pub fn port(&self) -> Option<PortNum> {
+        if let Source::Port(port) = self.of { Some(port) } else { None }
     }
 }
 
@@ -150,11 +196,20 @@ mod tests {
             bytes.extend([0; 4]);
             AsyncEvent::decode(&bytes)
         };
-        let active = AsyncEvent { kind: EventType::PORT_ACTIVE, port: Some(PortNum(2)) };
+        let of = |kind, of| Some(AsyncEvent { kind, of });
+        let active = AsyncEvent { kind: EventType::PORT_ACTIVE, of: Source::Port(PortNum(2)) };
         assert_eq!(bytes(2, 9), Some(active));
-        let fatal = AsyncEvent { kind: EventType::DEVICE_FATAL, port: None };
+        assert_eq!(active.port(), Some(PortNum(2)));
+        let fatal = AsyncEvent { kind: EventType::DEVICE_FATAL, of: Source::Device };
         assert_eq!(bytes(0, 8), Some(fatal));
         assert_eq!(bytes(u64::MAX, 8), Some(fatal));
+        let most = u64::MAX;
+        assert_eq!(bytes(most, 0), of(EventType::CQ_ERR, Source::CompletionQueue(most)));
+        for kind in [EventType::QP_FATAL, EventType::QP_LAST_WQE_REACHED] {
+            assert_eq!(bytes(7, kind.0), of(kind, Source::QueuePair(7)));
+        }
+        let limit = EventType::SRQ_LIMIT_REACHED;
+        assert_eq!(bytes(7, limit.0), of(limit, Source::SharedReceiveQueue(7)));
         assert_eq!(AsyncEvent::decode(&[0; 11]), None);
     }
 

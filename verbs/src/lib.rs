@@ -37,7 +37,7 @@ pub mod umad;
 pub mod uverbs;
 mod watch;
 
-pub use async_events::{AsyncEvent, AsyncEvents, EventType};
+pub use async_events::{AsyncEvent, AsyncEvents, EventType, Source};
 pub use cm_defaults::{CmDefault, CmDefaults};
 pub use device_events::{DeviceEvent, DeviceEvents};
 pub use driver::driver_name;

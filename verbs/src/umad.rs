@@ -175,10 +175,18 @@ pub trait Carrier: AsFd + std::fmt::Debug {
 /// # Errors
 /// What poll(2) says. That the device has gone is said by the next [`Carrier::receive`].
 pub fn wait_readable(file: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<bool> {
+    wait_any([file], deadline)
+}
+
+/// The same of several files: for any of them.
+pub(crate) fn wait_any<const N: usize>(
+    files: [BorrowedFd<'_>; N],
+    deadline: Option<Instant>,
+) -> io::Result<bool> {
     loop {
         let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        let mut files = [PollFd::from_borrowed_fd(file, PollFlags::IN)];
+        let mut files = files.map(|file| PollFd::from_borrowed_fd(file, PollFlags::IN));
         match poll(&mut files, timeout.as_ref()) {
             Ok(0) => return Ok(false),
             Ok(_) => return Ok(true),

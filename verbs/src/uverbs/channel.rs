@@ -14,8 +14,8 @@ use zerocopy::IntoBytes as _;
 use super::call::Call;
 use super::life::Taken;
 use super::{Context, Error, Open, command};
-use crate::umad::wait_readable;
-use crate::{AsyncEvent, EventType};
+use crate::umad::wait_any;
+use crate::{AsyncEvent, EventType, Source};
 
 /// A file of events.
 #[derive(Debug)]
@@ -75,7 +75,9 @@ impl Channel {
     }
 
     fn wait(&self, what: &'static str, deadline: Option<Instant>) -> Result<bool, Error> {
-        wait_readable(self.epoll.as_fd(), deadline).map_err(|error| Error::of(what, error))
+        // Without the way around by epoll.
+        let files = [self.file.as_fd(), self.open.life.bell()];
+        wait_any(files, deadline).map_err(|error| Error::of(what, error))
     }
 }
 
@@ -145,7 +147,7 @@ impl DeviceChannel {
         let event = match self.channel.take(Self::TAKE, &mut bytes) {
             Ok(false) => return Ok(None),
             Ok(true) => AsyncEvent::decode(&bytes).ok_or(Error::Garbage)?,
-            Err(Error::Gone(_)) => AsyncEvent { kind: EventType::DEVICE_FATAL, port: None },
+            Err(Error::Gone(_)) => AsyncEvent { kind: EventType::DEVICE_FATAL, of: Source::Device },
             Err(error) => return Err(error),
         };
         self.is_fatal_told = event.kind == EventType::DEVICE_FATAL;
@@ -181,7 +183,8 @@ impl Context {
         Ok(CompletionChannel(Arc::new(channel)))
     }
 
-    /// Makes a channel for events of the device; each of several is told all that is of the device and its ports.
+    /// Makes a channel for events of the device; each of several is told all that is of the device and its ports. The first is
+    /// told what happens to the queues that were made after it as well.
     ///
     /// # Errors
     /// See [`Error`].

@@ -11,15 +11,18 @@ mod guard;
 mod life;
 mod mapped;
 mod memory;
+mod multicast;
 mod objects;
 mod outstanding;
 mod path;
 mod plain;
 mod provider;
 mod qp;
+mod query;
 mod rxe;
 mod siw;
 mod srq;
+mod window;
 mod work;
 
 use std::fs::File;
@@ -42,7 +45,9 @@ pub use qp::{
     Answering, Asking, CanPostReceive, Capacity, Connected, Datagram, Init, Peer, QueuePair,
     ReadyToReceive, ReadyToSend, Receiving, Reliable, Reset, Transport, Unreliable,
 };
+pub use query::{PairAttributes, PairState};
 pub use srq::SharedReceiveQueue;
+pub use window::{Binding, MemoryWindow, WindowKind};
 pub use work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, WorkStatus};
 
 use crate::async_events::driver_request;
@@ -125,7 +130,7 @@ impl Open {
 
     /// Lets go of everything.
     fn end(&self) -> io::Result<()> {
-        self.life.end(&self.file, |pair| self.destroy(command::DESTROY_QP, pair.handle))
+        self.life.end(&self.file, |pair| self.destroy_pair(pair))
     }
 
     /// Maps what belongs to something that was made of the device.

@@ -2,6 +2,7 @@
 //! What is made of a device: each keeps alive what it was made of, and is given back to the kernel when it is dropped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
@@ -14,6 +15,12 @@ use super::rxe::{self, CompletionRing};
 use super::siw::{self, CompletionArray};
 use super::work::{Completion, Sge};
 use super::{Context, Error, Open, command};
+
+/// What an event can call a queue by.
+pub(super) fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// An object of the kernel's, by its number.
 #[derive(Debug)]
@@ -52,6 +59,10 @@ impl Access {
     pub const REMOTE_READ: Self = Self(4);
     /// The other side may do atomics there.
     pub const REMOTE_ATOMIC: Self = Self(8);
+    /// [Windows](super::MemoryWindow) may be bound to it.
+    pub const MW_BIND: Self = Self(16);
+    /// Writes to it may overtake each other. A driver that does not know what that is may ignore it.
+    pub const RELAXED_ORDERING: Self = Self(1 << 20);
 }
 
 impl std::ops::BitOr for Access {
@@ -66,11 +77,11 @@ impl std::ops::BitOr for Access {
 #[derive(Debug)]
 pub struct MemoryRegion {
     // Given back before its pages are.
-    _handle: Handle,
+    handle: Handle,
     pages: Pages,
-    lkey: u32,
+    pub(super) lkey: u32,
     rkey: u32,
-    _domain: ProtectionDomain,
+    domain: ProtectionDomain,
 }
 
 impl MemoryRegion {
@@ -91,6 +102,38 @@ impl MemoryRegion {
     #[must_use]
     pub fn rkey(&self) -> u32 {
         self.rkey
+    }
+
+    /// Changes what others may do with it, or which protection domain it is of; its keys may be others afterwards.
+    ///
+    /// # Errors
+    /// See [`Error`]; `EOPNOTSUPP` where the driver cannot do that, after which it is as before.
+    pub fn change(
+        &mut self,
+        access: Option<Access>,
+        domain: Option<&ProtectionDomain>,
+    ) -> Result<(), Error> {
+        let to = domain.unwrap_or(&self.domain).clone();
+        let flags = [(domain.is_some(), REREG_PD), (access.is_some(), REREG_ACCESS)];
+        let flags = flags.iter().map(|(is_set, flag)| if *is_set { *flag } else { 0 }).sum();
+        let (region, access) = (self.handle.number, access.map_or(0, |access| access.0));
+        let request = RegisterAgain {
+            response: 0,
+            region,
+            flags,
+            start: 0,
+            length: 0,
+            address: 0,
+            domain: to.0.number,
+            access,
+        };
+        let mut answer = [0_u32; 2];
+        let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
+        let what = "change a memory region";
+        self.handle.open.command(what, command::REREG_MR, bytes, room, &mut [])?;
+        [self.lkey, self.rkey] = answer;
+        self.domain = to;
+        Ok(())
     }
 
     /// Copies from it.
@@ -161,6 +204,29 @@ impl CompletionQueue {
         Ok(taken)
     }
 
+    /// Gives it room for at least `entries`; what is in it stays there.
+    ///
+    /// # Errors
+    /// See [`Error`]; `EINVAL` for less than is in it, `EOPNOTSUPP` where the driver cannot do that.
+    pub fn resize(&mut self, entries: u32) -> Result<(), Error> {
+        let (what, open) = ("change the room of a completion queue", &self.handle.open);
+        let provider = Provider::of(open.driver)?;
+        let request = [0, 0, self.handle.number, entries];
+        let mut answer = [0_u32; 2];
+        let mut of_rxe = rxe::MappingInfo::new_zeroed();
+        let from_driver = match provider {
+            Provider::Rxe => of_rxe.as_mut_bytes(),
+            Provider::Siw | Provider::Plain => &mut [],
+        };
+        let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
+        open.command(what, command::RESIZE_CQ, bytes, room, from_driver)?;
+        if provider == Provider::Rxe {
+            self.completions = Box::new(CompletionRing::new(open, self.handle.number, &of_rxe)?);
+        }
+        [self.entries, _] = answer;
+        Ok(())
+    }
+
     /// Has the next completion be told of by an event, once; with `solicited_only` the next that its sender has asked for.
     /// What was there before is not told of: poll after this.
     ///
@@ -182,6 +248,24 @@ struct RegisterMemory {
     domain: u32,
     access: u32,
 }
+
+/// `struct ib_uverbs_rereg_mr`
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct RegisterAgain {
+    response: u64,
+    region: u32,
+    flags: u32,
+    start: u64,
+    length: u64,
+    address: u64,
+    domain: u32,
+    access: u32,
+}
+
+/// `IB_MR_REREG_PD`, `IB_MR_REREG_ACCESS`
+const REREG_PD: u32 = 2;
+const REREG_ACCESS: u32 = 4;
 
 /// `struct ib_uverbs_create_cq`
 #[repr(C)]
@@ -279,6 +363,6 @@ impl ProtectionDomain {
         outcome.map_err(|error| self.0.open.failed(what, error))?;
         let [number, lkey, rkey] = answer;
         let handle = Handle::new(&self.0.open, number, command::DEREG_MR);
-        Ok(MemoryRegion { _handle: handle, pages, lkey, rkey, _domain: self.clone() })
+        Ok(MemoryRegion { handle, pages, lkey, rkey, domain: self.clone() })
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use zerocopy::FromZeros as _;
 
+use super::multicast::Attachment;
 use super::work::{Completion, WorkStatus};
 
 /// The bit of what is received in [`Completion::opcode`].
@@ -125,16 +126,8 @@ pub(super) struct Pair {
     pub(super) receive: Outstanding,
     /// The queue pair is no more, and nothing of it is completed.
     pub(super) is_destroyed: AtomicBool,
-}
-
-/// A pair as the queue pair itself has it.
-#[derive(Debug)]
-pub(super) struct Own(pub(super) Arc<Pair>);
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        self.0.is_destroyed.store(true, Ordering::Relaxed);
-    }
+    /// Multicast groups that it is attached to.
+    pub(super) groups: Mutex<Vec<Attachment>>,
 }
 
 /// The queue pairs that are completed to a completion queue, where they are added.
@@ -324,7 +317,8 @@ mod tests {
 
     fn pair(number: u32) -> Arc<Pair> {
         let [send, receive] = [(); 2].map(|()| Outstanding::new(4));
-        Arc::new(Pair { handle: 0, number, send, receive, is_destroyed: false.into() })
+        let (is_destroyed, groups) = (false.into(), Mutex::default());
+        Arc::new(Pair { handle: 0, number, send, receive, is_destroyed, groups })
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Global {
 
 /// `struct ib_uverbs_ah_attr`
 #[repr(C)]
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 pub(crate) struct PathAttributes {
     pub(crate) gid: [u8; 16],
     pub(crate) flow_label: u32,
@@ -105,14 +105,13 @@ impl ProtectionDomain {
     /// # Errors
     /// See [`Error`]; on Ethernet the kernel looks for the way there, and says so when there is none.
     pub fn address_handle(&self, port: PortNum, path: &Path) -> Result<AddressHandle, Error> {
+        self.address_handle_with(path.attributes(port))
+    }
+
+    pub(crate) fn address_handle_with(&self, path: PathAttributes) -> Result<AddressHandle, Error> {
         let open = &self.0.open;
-        let request = Create {
-            response: 0,
-            user_handle: 0,
-            domain: self.0.number,
-            reserved: 0,
-            path: path.attributes(port),
-        };
+        let request =
+            Create { response: 0, user_handle: 0, domain: self.0.number, reserved: 0, path };
         let (mut handle, mut from_driver) = (0_u32, [0_u32; 2]);
         let from_driver = match Provider::of(open.driver)? {
             Provider::Rxe => from_driver.as_mut_bytes(),

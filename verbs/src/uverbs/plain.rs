@@ -214,7 +214,14 @@ impl Sends for WorkCalls {
         for piece in pieces(requests, size_of::<Send>(), regions) {
             let (mut heads, mut all) = (Vec::new(), Vec::new());
             for request in piece {
-                if let Err(error) = self.limits.allow_send(request) {
+                let allowed = match request.operation {
+                    // The kernel does not take them this way.
+                    Operation::Bind(_) | Operation::Invalidate { .. } => {
+                        Err(Error::Unsupported(request.operation.word()))
+                    }
+                    _ => self.limits.allow_send(request),
+                };
+                if let Err(error) = allowed {
                     self.post(Some(posted), &heads, &all)?;
                     return Err(error);
                 }
@@ -228,7 +235,7 @@ impl Sends for WorkCalls {
                     elements: count(regions(request)),
                     opcode: request.operation.opcode(),
                     flags: request.flags(is_inline),
-                    immediate: request.operation.immediate().to_be_bytes(),
+                    immediate: request.operation.beside(),
                     union,
                 });
                 match request.data {

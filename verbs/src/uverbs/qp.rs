@@ -2,21 +2,23 @@
 //! Queue pairs. Transport and state of one are parts of its type: what cannot be done in a state cannot be written down.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::mapped::{ReceiveQueue, SendQueue};
-use super::objects::{Access, CompletionQueue, Handle, ProtectionDomain};
-use super::outstanding::{Outstanding, Own, Pair, Sides};
+use super::objects::{Access, CompletionQueue, Handle, ProtectionDomain, unique};
+use super::outstanding::{Joining, Outstanding, Pair, Sides};
 use super::path::{Path, PathAttributes};
 use super::plain::WorkCalls;
 use super::provider::{Limits, Provider, Receives, Sends};
+use super::query::PairState;
 use super::rxe::{MappingInfo, ReceiveRing, SendRing};
 use super::siw::{PairInfo, ReceiveArray, SendArray};
 use super::srq::SharedReceiveQueue;
 use super::work::{ReceiveRequest, SendRequest};
-use super::{Context, Error, command};
+use super::{Context, Error, Open, command};
 use crate::PortNum;
 use crate::cm::{Id, QueuePairAttributes};
 
@@ -160,11 +162,24 @@ pub struct QueuePair<T, State> {
     /// None where it is shared.
     receive: Option<Box<dyn Receives>>,
     pair: Own,
+    id: u64,
     handle: Handle,
     port: PortNum,
     // What it is made of stays as long as it does.
     _of: (ProtectionDomain, Vec<Arc<Handle>>),
     kind: PhantomData<(T, State)>,
+}
+
+/// A pair as the queue pair itself has it.
+#[derive(Debug)]
+struct Own(Arc<Open>, Arc<Pair>);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let Self(open, pair) = self;
+        pair.is_destroyed.store(true, Ordering::Relaxed);
+        open.leave_groups(pair);
+    }
 }
 
 /// `struct ib_uverbs_create_qp`
@@ -191,7 +206,7 @@ struct Create {
 /// `struct ib_uverbs_qp_dest`
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-struct Destination {
+pub(super) struct Destination {
     gid: [u8; 16],
     flow_label: u32,
     lid: u16,
@@ -309,13 +324,6 @@ const ANSWERING: u32 = 0x2_8000;
 const TO_SEND: u32 = 0x1_0001;
 const ASKING: u32 = 0x2e00;
 
-/// `enum ib_qp_state`
-mod state {
-    pub(super) const INIT: u8 = 1;
-    pub(super) const READY_TO_RECEIVE: u8 = 2;
-    pub(super) const READY_TO_SEND: u8 = 3;
-}
-
 impl Context {
     /// Makes a queue pair. Nothing but signaled requests, and those that fail, has completions.
     ///
@@ -333,7 +341,9 @@ impl Context {
             Receiving::Own(requests) => (requests, None),
             Receiving::Shared(queue) => (0, Some(&queue.handle)),
         };
+        let id = unique();
         let request = Create {
+            user_handle: id,
             domain: domain.0.number,
             send_cq: send_to.handle.number,
             receive_cq: receive_to.handle.number,
@@ -388,23 +398,31 @@ impl Context {
             })
         });
         let receive = receive.transpose()?;
-        let pair = Own(Arc::new(Pair {
+        let pair = Arc::new(Pair {
             handle: handle.number,
             number,
             send: Outstanding::new(send.limits().requests),
             receive: Outstanding::new(receive.as_ref().map_or(0, |r| r.limits().requests)),
             is_destroyed: false.into(),
-        }));
-        if Arc::ptr_eq(&send_to.joining, &receive_to.joining) {
-            send_to.joining.add(&pair.0, Sides { send: true, receive: true });
-        } else {
-            send_to.joining.add(&pair.0, Sides { send: true, receive: false });
-            receive_to.joining.add(&pair.0, Sides { send: false, receive: true });
-        }
-        open.life.held().ok_or(Error::Gone(what))?.pairs.push(Arc::downgrade(&pair.0));
+            groups: Mutex::default(),
+        });
+        join(&pair, &send_to.joining, &receive_to.joining);
+        let pair = Own(Arc::clone(open), pair);
+        open.life.held().ok_or(Error::Gone(what))?.pairs.push(Arc::downgrade(&pair.1));
         let queues = [&send_to.handle, &receive_to.handle].into_iter().chain(shared);
         let of = (domain.clone(), queues.cloned().collect());
-        Ok(QueuePair { send, receive, pair, handle, port: PortNum(1), _of: of, kind: PhantomData })
+        let port = PortNum(1);
+        Ok(QueuePair { send, receive, pair, id, handle, port, _of: of, kind: PhantomData })
+    }
+}
+
+/// Has its requests be completed to these.
+fn join(pair: &Arc<Pair>, send_to: &Arc<Joining>, receive_to: &Arc<Joining>) {
+    if Arc::ptr_eq(send_to, receive_to) {
+        send_to.add(pair, Sides { send: true, receive: true });
+    } else {
+        send_to.add(pair, Sides { send: true, receive: false });
+        receive_to.add(pair, Sides { send: false, receive: true });
     }
 }
 
@@ -412,7 +430,30 @@ impl<T, State> QueuePair<T, State> {
     /// What the other side calls it.
     #[must_use]
     pub fn number(&self) -> u32 {
-        self.pair.0.number
+        self.pair().number
+    }
+
+    /// What events of the device call it; no other queue of this process has the same.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn open(&self) -> &Open {
+        &self.handle.open
+    }
+
+    pub(super) fn pair(&self) -> &Pair {
+        &self.pair.1
+    }
+
+    /// Has everything that is posted be flushed, and everything that will be: the end of a connection from this side.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn fail(&mut self) -> Result<(), Error> {
+        let change = Modify { mask: STATE, state: PairState::ERROR.0, ..Modify::new_zeroed() };
+        self.change("bring a queue pair to ERR", change)
     }
 
     /// How many bytes can stand in a send request.
@@ -421,12 +462,15 @@ impl<T, State> QueuePair<T, State> {
         self.send.limits().inline
     }
 
-    fn modify<Next>(self, what: &'static str, change: Modify) -> Result<QueuePair<T, Next>, Error> {
+    fn change(&self, what: &'static str, change: Modify) -> Result<(), Error> {
         let change = Modify { handle: self.handle.number, ..change };
-        let command = command::MODIFY_QP;
-        self.handle.open.command(what, command, change.as_bytes(), &mut [], &mut [])?;
-        let Self { send, receive, pair, handle, port, _of, .. } = self;
-        Ok(QueuePair { send, receive, pair, handle, port, _of, kind: PhantomData })
+        self.open().command(what, command::MODIFY_QP, change.as_bytes(), &mut [], &mut [])
+    }
+
+    fn modify<Next>(self, what: &'static str, change: Modify) -> Result<QueuePair<T, Next>, Error> {
+        self.change(what, change)?;
+        let Self { send, receive, pair, id, handle, port, _of, .. } = self;
+        Ok(QueuePair { send, receive, pair, id, handle, port, _of, kind: PhantomData })
     }
 
     /// As the connection manager says.
@@ -434,9 +478,9 @@ impl<T, State> QueuePair<T, State> {
         self,
         id: &Id,
         what: &'static str,
-        state: u8,
+        state: PairState,
     ) -> Result<QueuePair<T, Next>, Error> {
-        let change = Modify::of(&id.attributes(state.into())?);
+        let change = Modify::of(&id.attributes(state.0.into())?);
         self.modify(what, change)
     }
 
@@ -450,7 +494,7 @@ impl<T, State> QueuePair<T, State> {
         self.port = port;
         let mask = TO_INIT | mask;
         let port = port.of_kernel();
-        let change = Modify { mask, state: state::INIT, port, pkey_index, ..change };
+        let change = Modify { mask, state: PairState::INIT.0, port, pkey_index, ..change };
         self.modify("bring a queue pair to INIT", change)
     }
 
@@ -459,7 +503,7 @@ impl<T, State> QueuePair<T, State> {
         mask: u32,
         change: Modify,
     ) -> Result<QueuePair<T, ReadyToReceive>, Error> {
-        let change = Modify { mask, state: state::READY_TO_RECEIVE, ..change };
+        let change = Modify { mask, state: PairState::READY_TO_RECEIVE.0, ..change };
         self.modify("bring a queue pair to RTR", change)
     }
 
@@ -470,7 +514,7 @@ impl<T, State> QueuePair<T, State> {
         change: Modify,
     ) -> Result<QueuePair<T, ReadyToSend>, Error> {
         let mask = TO_SEND | mask;
-        let change = Modify { mask, state: state::READY_TO_SEND, send_psn: psn, ..change };
+        let change = Modify { mask, state: PairState::READY_TO_SEND.0, send_psn: psn, ..change };
         self.modify("bring a queue pair to RTS", change)
     }
 
@@ -492,7 +536,7 @@ impl<T, State: CanPostReceive> QueuePair<T, State> {
     /// See [`Error`]; those before the one that is refused are posted. [`Error::Shared`] where they go to a shared queue.
     pub fn post_receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
         let receive = self.receive.as_mut().ok_or(Error::Shared)?;
-        receive.receive(Some(&self.pair.0.receive), requests)
+        receive.receive(Some(&self.pair.1.receive), requests)
     }
 }
 
@@ -549,7 +593,17 @@ impl QueuePair<Reliable, Reset> {
     /// # Errors
     /// See [`Error`].
     pub fn init_for(self, id: &Id) -> Result<QueuePair<Reliable, Init>, Error> {
-        self.modify_for(id, "bring a queue pair to INIT", state::INIT)
+        self.modify_for(id, "bring a queue pair to INIT", PairState::INIT)
+    }
+}
+
+impl QueuePair<Datagram, Reset> {
+    /// Prepares it for an id of datagrams: see [`crate::cm`].
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn init_for(self, id: &Id) -> Result<QueuePair<Datagram, Init>, Error> {
+        self.modify_for(id, "bring a queue pair to INIT", PairState::INIT)
     }
 }
 
@@ -563,8 +617,8 @@ impl QueuePair<Reliable, Init> {
         id: &Id,
     ) -> Result<QueuePair<Reliable, ReadyToReceive>, Error> {
         // What the other side may do is agreed on by now.
-        let again: Self = self.modify_for(id, "change a queue pair in INIT", state::INIT)?;
-        again.modify_for(id, "bring a queue pair to RTR", state::READY_TO_RECEIVE)
+        let again: Self = self.modify_for(id, "change a queue pair in INIT", PairState::INIT)?;
+        again.modify_for(id, "bring a queue pair to RTR", PairState::READY_TO_RECEIVE)
     }
 }
 
@@ -574,7 +628,7 @@ impl QueuePair<Reliable, ReadyToReceive> {
     /// # Errors
     /// See [`Error`].
     pub fn ready_to_send_for(self, id: &Id) -> Result<QueuePair<Reliable, ReadyToSend>, Error> {
-        self.modify_for(id, "bring a queue pair to RTS", state::READY_TO_SEND)
+        self.modify_for(id, "bring a queue pair to RTS", PairState::READY_TO_SEND)
     }
 }
 
@@ -644,7 +698,7 @@ impl<T> QueuePair<T, ReadyToSend> {
     /// # Errors
     /// See [`Error`]; those before the one that is refused are posted.
     pub fn post_send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
-        self.send.send(&self.pair.0.send, requests)
+        self.send.send(&self.pair.1.send, requests)
     }
 }
 

@@ -195,7 +195,7 @@ impl Slots<SendRequest<'_>> for SendRing {
             reserved: 0,
             opcode: request.operation.opcode(),
             flags: request.flags(is_inline),
-            immediate: request.operation.immediate().to_be_bytes(),
+            immediate: request.operation.beside(),
             union,
         };
         let iova = request.operation.address();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::mapped::ReceiveQueue;
-use super::objects::{Handle, ProtectionDomain};
+use super::objects::{Handle, ProtectionDomain, unique};
 use super::plain::WorkCalls;
 use super::provider::{Limits, Provider, Receives};
 use super::rxe::{MappingInfo, ReceiveRing};
@@ -19,6 +19,7 @@ use super::{Error, command};
 #[derive(Debug)]
 pub struct SharedReceiveQueue {
     receive: Box<dyn Receives>,
+    id: u64,
     pub(super) handle: Arc<Handle>,
     _domain: ProtectionDomain,
 }
@@ -35,6 +36,19 @@ struct Create {
     limit: u32,
 }
 
+/// `struct ib_uverbs_modify_srq`
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct Modify {
+    handle: u32,
+    mask: u32,
+    requests: u32,
+    limit: u32,
+}
+
+/// `IB_SRQ_LIMIT`
+const LIMIT: u32 = 2;
+
 /// `struct rxe_create_srq_resp`
 #[repr(C)]
 #[derive(FromBytes, IntoBytes, Immutable)]
@@ -49,6 +63,43 @@ impl SharedReceiveQueue {
     #[must_use]
     pub fn room(&self) -> usize {
         self.receive.limits().requests
+    }
+
+    /// What events of the device call it; no other queue of this process has the same.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Has [`EventType::SRQ_LIMIT_REACHED`](crate::EventType::SRQ_LIMIT_REACHED) be told when there are fewer requests than this:
+    /// once, and not at all when it is 0.
+    ///
+    /// # Errors
+    /// See [`Error`]; `EINVAL` for more than there is room for.
+    pub fn set_limit(&mut self, limit: u32) -> Result<(), Error> {
+        let open = &self.handle.open;
+        let request = Modify { handle: self.handle.number, mask: LIMIT, requests: 0, limit };
+        // rxe wants to know where to say what a queue of another length is mapped as.
+        let to_driver: &[u8] = match Provider::of(open.driver)? {
+            Provider::Rxe => &[0; 8],
+            Provider::Siw | Provider::Plain => &[],
+        };
+        let outcome =
+            open.give(command::MODIFY_SRQ, request.as_bytes(), &mut [], (to_driver, &mut []));
+        outcome.map_err(|error| open.failed("set the limit of a shared receive queue", error))
+    }
+
+    /// The limit; 0 where there is none, or it was told of.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn limit(&self) -> Result<u32, Error> {
+        let mut answer = [0_u32; 4];
+        let (request, room) = ([0, 0, self.handle.number, 0], answer.as_mut_bytes());
+        let what = "ask for the limit of a shared receive queue";
+        let open = &self.handle.open;
+        open.command(what, command::QUERY_SRQ, request.as_bytes(), room, &mut [])?;
+        Ok(answer[2])
     }
 
     /// Posts receive requests.
@@ -73,7 +124,8 @@ impl ProtectionDomain {
         let open = &self.0.open;
         let provider = Provider::of(open.driver)?;
         let domain = self.0.number;
-        let request = Create { response: 0, user_handle: 0, domain, requests, sge, limit: 0 };
+        let id = unique();
+        let request = Create { response: 0, user_handle: id, domain, requests, sge, limit: 0 };
         let mut answer = [0_u32; 4];
         let mut of_rxe = OfRxe::new_zeroed();
         let mut of_siw = SharedInfo::new_zeroed();
@@ -99,6 +151,6 @@ impl ProtectionDomain {
                 Box::new(WorkCalls::new(open, number, command::POST_SRQ_RECV, limits))
             }
         };
-        Ok(SharedReceiveQueue { receive, handle, _domain: self.clone() })
+        Ok(SharedReceiveQueue { receive, id, handle, _domain: self.clone() })
     }
 }

@@ -4,6 +4,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::AddressHandle;
+use super::window::Binding;
 
 /// Some bytes of a memory region.
 #[repr(C)]
@@ -87,6 +88,18 @@ pub enum Operation<'a> {
         /// How much.
         add: u64,
     },
+    /// Binds a memory window: see [`MemoryWindow::bind`](super::MemoryWindow::bind). There are no data.
+    Bind(Binding),
+    /// Has a key of this side's (of a window) be nobody's any more. There are no data.
+    Invalidate {
+        /// It.
+        rkey: u32,
+    },
+    /// Sends, and has a key of the other side's be nobody's any more.
+    SendInvalidate {
+        /// It.
+        rkey: u32,
+    },
 }
 
 impl Operation<'_> {
@@ -100,6 +113,9 @@ impl Operation<'_> {
             Self::Read { .. } => 4,
             Self::CompareSwap { .. } => 5,
             Self::FetchAdd { .. } => 6,
+            Self::Invalidate { .. } => 7,
+            Self::Bind(_) => 8,
+            Self::SendInvalidate { .. } => 9,
         }
     }
 
@@ -112,23 +128,33 @@ impl Operation<'_> {
             Self::Send(_) | Self::Write { .. } => "immediate data",
             Self::SendTo { .. } => "datagrams",
             Self::CompareSwap { .. } | Self::FetchAdd { .. } => "atomics",
+            Self::Bind(_) => "memory windows",
+            Self::Invalidate { .. } | Self::SendInvalidate { .. } => "invalidation of keys",
         }
     }
 
-    /// The 32 bits beside the data.
-    pub(super) fn immediate(self) -> u32 {
+    /// The 32 bits beside the data, or the key that becomes invalid.
+    pub(super) fn beside(self) -> [u8; 4] {
         match self {
             Self::Send(immediate)
             | Self::SendTo { immediate, .. }
-            | Self::Write { immediate, .. } => immediate.unwrap_or(0),
-            Self::Read { .. } | Self::CompareSwap { .. } | Self::FetchAdd { .. } => 0,
+            | Self::Write { immediate, .. } => immediate.unwrap_or(0).to_be_bytes(),
+            Self::Invalidate { rkey } | Self::SendInvalidate { rkey } => rkey.to_ne_bytes(),
+            Self::Read { .. }
+            | Self::CompareSwap { .. }
+            | Self::FetchAdd { .. }
+            | Self::Bind(_) => [0; 4],
         }
     }
 
     /// What drivers have in one union: words of it, from its beginning. Of a datagram that is the driver's own.
     pub(super) fn remote(self) -> [u32; 8] {
         let ([address, compare, swap], rkey, rkey_at) = match self {
-            Self::Send(_) | Self::SendTo { .. } => return [0; 8],
+            Self::Bind(binding) => return zerocopy::transmute!(binding),
+            Self::Send(_)
+            | Self::SendTo { .. }
+            | Self::Invalidate { .. }
+            | Self::SendInvalidate { .. } => return [0; 8],
             Self::Write { address, rkey, .. } | Self::Read { address, rkey } => {
                 ([address, 0, 0], rkey, 2)
             }
@@ -145,7 +171,11 @@ impl Operation<'_> {
     /// Where on the other side.
     pub(super) fn address(self) -> u64 {
         match self {
-            Self::Send(_) | Self::SendTo { .. } => 0,
+            Self::Send(_)
+            | Self::SendTo { .. }
+            | Self::Bind(_)
+            | Self::Invalidate { .. }
+            | Self::SendInvalidate { .. } => 0,
             Self::Write { address, .. }
             | Self::Read { address, .. }
             | Self::CompareSwap { address, .. }
@@ -230,19 +260,20 @@ pub struct Completion {
     pub id: u64,
     /// How it has ended.
     pub status: WorkStatus,
-    /// 0 send, 1 write, 2 read, 3 compare and swap, 4 fetch and add, 128 receive, 129 receive of a write's 32 bits.
+    /// 0 send, 1 write, 2 read, 3 compare and swap, 4 fetch and add, 5 bind, 6 invalidation, 128 receive, 129 receive of a
+    /// write's 32 bits.
     pub opcode: u32,
     /// The vendor's.
     pub vendor_error: u32,
     /// Bytes that were received.
     pub length: u32,
-    /// The 32 bits beside the data, in network order; or the key that was invalidated.
+    /// The 32 bits beside the data, in network order; or the key that was invalidated, in that of this machine.
     pub immediate: [u8; 4],
     /// Of the queue pair.
     pub qpn: u32,
     /// Of who has sent (UD).
     pub source_qpn: u32,
-    /// 1 global route header, 2 there are 32 bits beside the data.
+    /// `IB_WC_*` of the kernel: 1 global route header, 2 there are 32 bits beside the data, 4 a key was invalidated.
     pub flags: u32,
     /// Place of the P_Key.
     pub pkey_index: u16,

@@ -12,7 +12,7 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 9] = [
+const LAB: [&str; 10] = [
     "agent",
     "bench-boot",
     "dm-target",
@@ -21,6 +21,7 @@ const LAB: [&str; 9] = [
     "examples/rdma-events",
     "examples/rdma-ping",
     "examples/rdma-pingpong",
+    "examples/rdma-rate",
     "examples/rdma-unplug",
 ];
 

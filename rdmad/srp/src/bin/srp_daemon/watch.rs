@@ -150,7 +150,7 @@ impl Daemon {
                     }
                     let number = self.port.number;
                     let ours = |change: &Change| match change {
-                        Change::Async(_, event) => event.port.is_none_or(|port| port == number),
+                        Change::Async(_, event) => event.port().is_none_or(|port| port == number),
                         Change::Lost => true,
                         Change::Uevent(_) | Change::Link => false,
                     };

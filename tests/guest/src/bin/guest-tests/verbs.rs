@@ -133,6 +133,22 @@ fn connections(bed: &mut Bed) -> Result<()> {
             let said = outcome.err().context("it has connected to nobody")?.to_string();
             ensure!(said.contains(why), "{kind}, {address}: {said}");
         }
+        // One that listens, and one in the middle of it, are told that the device goes, and nobody waits for them.
+        let said = sh(&format!(
+            "cd /run/lab; start() {{ timeout 60 {OURS} $2 -C 1000000 -S 100 >$1 2>&1 & }}
+             wait_for() {{ timeout 20 sh -c \"until rdma res show $1; do sleep 0.05; done\"; }}
+             start server '-s -a {four}'; wait_for 'cm_id | grep -q LISTEN'
+             start client '-c -a {four}'; wait_for 'qp | grep -q RTS'
+             start listener '-s -a {six}'; wait_for 'cm_id | grep -q fd00:'
+             timeout 10 rdma link delete {kind}0; echo deleted with $?
+             wait; grep . server client listener"
+        ))?;
+        let lines: Vec<&str> = said.lines().collect();
+        let [deleted, server, client, listener] = lines[..] else { bail!("{kind}: {said}") };
+        let is_told = server.contains("the device") && client.contains("the device");
+        ensure!(is_told || said.contains("flushed"), "{kind}: {said}");
+        let is_right = deleted.ends_with(" 0") && listener.contains("the device goes");
+        ensure!(is_right, "{kind}: {said}");
         sh(&format!("ip addr del {four}/24 dev {nic}; ip addr del {six}/64 dev {nic}"))?;
     }
     Ok(())

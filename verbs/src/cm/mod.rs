@@ -8,7 +8,12 @@
 //! bring them from state to state with what the connection manager knows:
 //! [`QueuePair::init_for`](crate::uverbs::QueuePair::init_for) and its companions.
 //!
+//! What has [datagrams](Channel::datagram_id) instead finds out where somebody's queue pair is, and becomes a member of
+//! [multicast groups](Id::join).
+//!
 //! Commands are given by write(2), which the kernel refuses (`EACCES`) to a process that was forked after [`Channel::open`].
+
+mod datagram;
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -22,10 +27,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
+pub use datagram::{Datagrams, Membership};
+
 use crate::netlink::Socket;
 use crate::umad::wait_readable;
 use crate::uverbs::{Error, PathAttributes};
 use crate::{DevIndex, PortNum};
+use datagram::DatagramParameters;
 
 /// `enum rdma_ucm_cmd`
 mod command {
@@ -39,9 +47,11 @@ mod command {
     pub(super) const DISCONNECT: u32 = 10;
     pub(super) const INIT_QP_ATTR: u32 = 11;
     pub(super) const GET_EVENT: u32 = 12;
+    pub(super) const LEAVE_MCAST: u32 = 17;
     pub(super) const QUERY: u32 = 19;
     pub(super) const BIND: u32 = 20;
     pub(super) const RESOLVE_ADDR: u32 = 21;
+    pub(super) const JOIN_MCAST: u32 = 22;
 }
 
 /// `RDMA_PS_TCP`: connections.
@@ -81,6 +91,8 @@ pub struct Event {
     pub status: i32,
     /// What the other side has sent along, with zeros after it.
     pub private: Vec<u8>,
+    /// Where datagrams are to be sent to, of an id for such.
+    pub datagrams: Option<Datagrams>,
     /// What has come: to be accepted, or rejected by dropping it.
     pub request: Option<Id>,
 }
@@ -114,6 +126,10 @@ impl EventKind {
     pub const DISCONNECTED: Self = Self(10);
     /// The device goes, and the connection with it.
     pub const DEVICE_REMOVAL: Self = Self(11);
+    /// The port is a member of a multicast group.
+    pub const MULTICAST_JOIN: Self = Self(12);
+    /// It could not become one, or is none any more.
+    pub const MULTICAST_ERROR: Self = Self(13);
     /// The address is on another device by now.
     pub const ADDRESS_CHANGE: Self = Self(14);
     /// The queue pair may be used anew.
@@ -200,9 +216,8 @@ struct EventAnswer {
     id: u32,
     kind: u32,
     status: i32,
-    /// That of a connection; that of datagrams is longer.
-    parameters: ConnectionParameters,
-    longer: [u8; 32],
+    /// [`ConnectionParameters`], or [`DatagramParameters`], which are longer.
+    parameters: [u8; 304],
     reserved: u32,
     ece: [u32; 2],
 }
@@ -379,11 +394,15 @@ impl Channel {
     /// # Errors
     /// See [`Error`].
     pub fn id(&self) -> Result<Id, Error> {
-        let (cookie, mut number) = (next_cookie(), 0_u32);
+        self.make(PORT_SPACE, RELIABLE, next_cookie())
+    }
+
+    fn make(&self, port_space: u16, kind: u8, cookie: u64) -> Result<Id, Error> {
+        let mut number = 0_u32;
         let answer = number.as_mut_bytes();
-        let kind = [RELIABLE, 0, 0, 0, 0, 0];
+        let kind = [kind, 0, 0, 0, 0, 0];
         let request =
-            [&cookie.to_ne_bytes()[..], &address(answer), &PORT_SPACE.to_ne_bytes(), &kind];
+            [&cookie.to_ne_bytes()[..], &address(answer), &port_space.to_ne_bytes(), &kind];
         give(&self.0, "make an id of connections", command::CREATE_ID, &request, answer)?;
         Ok(Id { file: Arc::clone(&self.0), number, cookie })
     }
@@ -406,14 +425,24 @@ impl Channel {
 
     fn event(&self, event: &EventAnswer) -> Event {
         let kind = EventKind(event.kind);
-        let parameters = &event.parameters;
+        let of_datagrams = DatagramParameters::of(event.cookie, &event.parameters);
         let request = (kind == EventKind::CONNECT_REQUEST).then(|| {
-            let (file, cookie) = (Arc::clone(&self.0), next_cookie());
-            Id { file, number: event.id, cookie }
+            // It is of the same kind as what listens.
+            let cookie = next_cookie() | event.cookie & datagram::COOKIE;
+            Id { file: Arc::clone(&self.0), number: event.id, cookie }
         });
-        let private = parameters.private.iter().take(parameters.private_length.into());
+        let (private, length) = match &of_datagrams {
+            Some(parameters) => (parameters.private, parameters.private_length),
+            None => {
+                let (head, _) = event.parameters.split_at(size_of::<ConnectionParameters>());
+                let parameters = ConnectionParameters::read_from_bytes(head);
+                parameters.map_or(([0; PRIVATE], 0), |it| (it.private, it.private_length))
+            }
+        };
+        let private = private.iter().take(length.into()).copied().collect();
+        let datagrams = of_datagrams.and_then(|parameters| parameters.to());
         let (of, status) = (event.cookie, event.status);
-        Event { of, kind, status, private: private.copied().collect(), request }
+        Event { of, kind, status, private, datagrams, request }
     }
 
     /// Waits for an event, at most until then: see [`Channel::take`].
@@ -610,10 +639,12 @@ mod tests {
         let channel = Channel(Arc::new(File::open("/dev/null").unwrap()));
         let mut event = EventAnswer::new_zeroed();
         (event.cookie, event.kind, event.id, event.status) = (7, 4, 9, -110);
-        (event.parameters.private_length, event.parameters.private[1]) = (3, 8);
+        let private = [0, 8, 0];
+        let parameters = Parameters { private: &private, ..Parameters::default() };
+        event.parameters[..272].copy_from_slice(parameters.of_kernel().as_bytes());
         let told = channel.event(&event);
         assert_eq!((told.of, told.kind, told.status), (7, EventKind::CONNECT_REQUEST, -110));
-        assert_eq!(told.private, [0, 8, 0]);
+        assert!(told.private == private && told.datagrams.is_none());
         let request = told.request.unwrap();
         assert!(request.number == 9 && request.cookie != 7);
         event.kind = 8;
