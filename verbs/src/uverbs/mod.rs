@@ -40,7 +40,7 @@ pub use channel::{CompletionChannel, DeviceChannel};
 pub use error::Error;
 pub use objects::{Access, CompletionQueue, MemoryRegion, ProtectionDomain};
 pub(crate) use path::PathAttributes;
-pub use path::{AddressHandle, Global, Path};
+pub use path::{AddressHandle, DATAGRAM_HEADER, Global, Path};
 pub use qp::{
     Answering, Asking, CanPostReceive, Capacity, Connected, Datagram, Init, Peer, QueuePair,
     ReadyToReceive, ReadyToSend, Receiving, Reliable, Reset, Transport, Unreliable,

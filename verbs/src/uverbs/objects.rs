@@ -47,7 +47,8 @@ impl Drop for Handle {
 pub struct ProtectionDomain(pub(super) Arc<Handle>);
 
 /// What others may do with a memory region (`IB_ACCESS_*`); reading it here is always allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(transparent)]
 pub struct Access(pub u32);
 
 impl Access {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The way to another port: of a connection, or, as an address handle, of datagrams.
 
+use std::net::Ipv4Addr;
+
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::objects::{Handle, ProtectionDomain};
 use super::provider::Provider;
-use super::{Error, command};
+use super::work::Completion;
+use super::{Context, Error, command};
 use crate::{Gid, PortNum};
 
 /// The way to the other side's port.
@@ -66,6 +69,58 @@ impl Path {
     }
 }
 
+/// What stands before each datagram that is received: a global route header, or of RoCE over IPv4 20 bytes of nothing and the
+/// header of that.
+pub const DATAGRAM_HEADER: usize = 40;
+
+/// Who has sent a datagram, to which GID of the own, and of which kind that is where the port has Ethernet (`GidEntry::kind`).
+fn ends(header: &[u8; DATAGRAM_HEADER]) -> Option<(Gid, Gid, u32)> {
+    const UDP: u8 = 17;
+    let gid = |at: usize| Some(Gid(u128::from_be_bytes(*header.get(at..)?.first_chunk()?)));
+    let mapped = |at: usize| {
+        let address = Ipv4Addr::from(*header.get(at..)?.first_chunk::<4>()?);
+        Some(Gid(address.to_ipv6_mapped().to_bits()))
+    };
+    match (header[0] >> 4, header[20] >> 4) {
+        (6, _) => Some((gid(8)?, gid(24)?, if header[6] == UDP { 2 } else { 1 })),
+        (_, 4) => Some((mapped(32)?, mapped(36)?, 2)),
+        _ => None,
+    }
+}
+
+impl Context {
+    /// The way back to who has sent a datagram: of its completion, and the [`DATAGRAM_HEADER`] that was received before it.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::Garbage`] for a header that is none, or that was not to this port.
+    pub fn path_back(
+        &self,
+        completion: &Completion,
+        header: &[u8; DATAGRAM_HEADER],
+    ) -> Result<Path, Error> {
+        let (lid, sl) = (completion.source_lid, completion.sl);
+        if completion.flags & GLOBAL == 0 {
+            return Ok(Path { lid, sl, global: None });
+        }
+        let (gid, own, kind) = ends(header).ok_or(Error::Garbage)?;
+        let port = PortNum(completion.port.into());
+        let of_port = self.port(port)?;
+        let most = usize::try_from(of_port.gids).unwrap_or(usize::MAX);
+        let most = most.saturating_mul(usize::from(self.device()?.ports));
+        // On InfiniBand all are of kind 0.
+        let own = self.gids(most)?.into_iter().find(|entry| {
+            let is_kind = entry.kind == 0 || entry.kind == kind;
+            is_kind && entry.port == port.0 && u128::from_be_bytes(entry.gid) == own.0
+        });
+        let sgid_index = own.and_then(|entry| u8::try_from(entry.index).ok());
+        let sgid_index = sgid_index.ok_or(Error::Garbage)?;
+        Ok(Path { lid, sl, global: Some(Global { gid, sgid_index, hop_limit: u8::MAX }) })
+    }
+}
+
+/// `IB_WC_GRH`
+const GLOBAL: u32 = 1;
+
 /// A path for datagrams.
 #[derive(Debug)]
 pub struct AddressHandle {
@@ -121,5 +176,36 @@ impl ProtectionDomain {
         open.command("make an address handle", command::CREATE_AH, bytes, room, from_driver)?;
         let number = from_driver.first_chunk().map_or(0, |number| u32::from_ne_bytes(*number));
         Ok(AddressHandle::new(self, handle, number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn headers() {
+        let mut header = [0; DATAGRAM_HEADER];
+        assert!(ends(&header).is_none());
+        header[0] = 0x60;
+        header[8..].copy_from_slice(&[[0xfe; 16], [0xfd; 16]].concat());
+        let [source, own] = [0xfe, 0xfd].map(|byte| Gid(u128::from_be_bytes([byte; 16])));
+        assert_eq!(ends(&header), Some((source, own, 1)));
+        header[6] = 17;
+        assert_eq!(ends(&header), Some((source, own, 2)));
+        header = [0; DATAGRAM_HEADER];
+        header[20] = 0x45;
+        header[32..].copy_from_slice(&[10, 9, 0, 1, 10, 9, 0, 2]);
+        let [source, own] = [1, 2].map(|last| Gid(0xffff_0a09_0000 | last));
+        assert_eq!(ends(&header), Some((source, own, 2)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_header(header: [u8; DATAGRAM_HEADER]) {
+            let _ = ends(&header);
+        }
     }
 }

@@ -205,7 +205,7 @@ struct Create {
 
 /// `struct ib_uverbs_qp_dest`
 #[repr(C)]
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 pub(super) struct Destination {
     gid: [u8; 16],
     flow_label: u32,

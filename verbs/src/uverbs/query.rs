@@ -5,10 +5,10 @@ use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::qp::{Destination, QueuePair};
 use super::{Access, Error, command};
-use crate::PortNum;
 
 /// `enum ib_qp_state`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[repr(transparent)]
 pub struct PairState(pub u8);
 
 impl PairState {
@@ -24,11 +24,12 @@ impl PairState {
     pub const ERROR: Self = Self(6);
 }
 
-/// How a queue pair is. What its transport or its state does not have says nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a queue pair is (`struct ib_uverbs_query_qp_resp`). What its transport or its state does not have says nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 pub struct PairAttributes {
-    /// Also where the type says another: a connection that fails brings it to [`PairState::ERROR`].
-    pub state: PairState,
+    destination: Destination,
+    alternate: Destination,
     /// Room for send requests.
     pub send_requests: u32,
     /// Room for receive requests.
@@ -51,22 +52,32 @@ pub struct PairAttributes {
     pub access: Access,
     /// Place of the P_Key.
     pub pkey_index: u16,
+    alternate_pkey_index: u16,
+    /// Also where the type says another: a connection that fails brings it to [`PairState::ERROR`].
+    pub state: PairState,
+    current_state: u8,
     /// 1 to 5: packets of 256, 512, 1024, 2048, 4096 bytes.
     pub mtu: u8,
+    migration: u8,
+    is_draining: u8,
     /// How many RDMA reads and atomics are asked for at a time.
     pub reads: u8,
     /// How many of the other side's are answered at a time.
     pub destination_reads: u8,
     /// IBTA's RNR timer.
     pub rnr_timer: u8,
-    /// Where it is.
-    pub port: PortNum,
+    /// Where it is, from 1.
+    pub port: u8,
     /// 4.096 µs times two to this.
     pub timeout: u8,
     /// How often something is sent again.
     pub retries: u8,
     /// How often while the other side has no receive request.
     pub rnr_retries: u8,
+    alternate_port: u8,
+    alternate_timeout: u8,
+    all_signaled: u8,
+    reserved: [u8; 5],
 }
 
 /// `struct ib_uverbs_query_qp`
@@ -78,43 +89,7 @@ struct Query {
     mask: u32,
 }
 
-/// `struct ib_uverbs_query_qp_resp`
-#[repr(C)]
-#[derive(FromBytes, IntoBytes, Immutable)]
-struct Answer {
-    destination: Destination,
-    alternate: Destination,
-    send_requests: u32,
-    receive_requests: u32,
-    send_sge: u32,
-    receive_sge: u32,
-    inline: u32,
-    qkey: u32,
-    receive_psn: u32,
-    send_psn: u32,
-    destination_qpn: u32,
-    access: u32,
-    pkey_index: u16,
-    alternate_pkey_index: u16,
-    state: u8,
-    current_state: u8,
-    mtu: u8,
-    migration: u8,
-    is_draining: u8,
-    reads: u8,
-    destination_reads: u8,
-    rnr_timer: u8,
-    port: u8,
-    timeout: u8,
-    retries: u8,
-    rnr_retries: u8,
-    alternate_port: u8,
-    alternate_timeout: u8,
-    all_signaled: u8,
-    reserved: [u8; 5],
-}
-
-const _: () = assert!(size_of::<Query>() == 16 && size_of::<Answer>() == 128);
+const _: () = assert!(size_of::<Query>() == 16 && size_of::<PairAttributes>() == 128);
 
 /// All of `enum ib_qp_attr_mask` that this kernel interface can say.
 const ALL: u32 = 0x1f_ffff;
@@ -126,32 +101,11 @@ impl<T, State> QueuePair<T, State> {
     /// See [`Error`].
     pub fn attributes(&self) -> Result<PairAttributes, Error> {
         let request = Query { response: 0, handle: self.pair().handle, mask: ALL };
-        let mut answer = Answer::new_zeroed();
-        let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
+        let mut attributes = PairAttributes::new_zeroed();
+        let (bytes, room) = (request.as_bytes(), attributes.as_mut_bytes());
         let what = "ask how a queue pair is";
         self.open().command(what, command::QUERY_QP, bytes, room, &mut [])?;
-        Ok(PairAttributes {
-            state: PairState(answer.state),
-            send_requests: answer.send_requests,
-            receive_requests: answer.receive_requests,
-            send_sge: answer.send_sge,
-            receive_sge: answer.receive_sge,
-            inline: answer.inline,
-            qkey: answer.qkey,
-            receive_psn: answer.receive_psn,
-            send_psn: answer.send_psn,
-            destination_qpn: answer.destination_qpn,
-            access: Access(answer.access),
-            pkey_index: answer.pkey_index,
-            mtu: answer.mtu,
-            reads: answer.reads,
-            destination_reads: answer.destination_reads,
-            rnr_timer: answer.rnr_timer,
-            port: PortNum(answer.port.into()),
-            timeout: answer.timeout,
-            retries: answer.retries,
-            rnr_retries: answer.rnr_retries,
-        })
+        Ok(attributes)
     }
 }
 
@@ -164,14 +118,14 @@ mod tests {
     #[test]
     fn offsets_of_the_kernel() {
         for (is, should_be) in [
-            (offset_of!(Answer, send_requests), 64),
-            (offset_of!(Answer, qkey), 84),
-            (offset_of!(Answer, destination_qpn), 96),
-            (offset_of!(Answer, pkey_index), 104),
-            (offset_of!(Answer, state), 108),
-            (offset_of!(Answer, reads), 113),
-            (offset_of!(Answer, port), 116),
-            (offset_of!(Answer, all_signaled), 122),
+            (offset_of!(PairAttributes, send_requests), 64),
+            (offset_of!(PairAttributes, qkey), 84),
+            (offset_of!(PairAttributes, destination_qpn), 96),
+            (offset_of!(PairAttributes, pkey_index), 104),
+            (offset_of!(PairAttributes, state), 108),
+            (offset_of!(PairAttributes, reads), 113),
+            (offset_of!(PairAttributes, port), 116),
+            (offset_of!(PairAttributes, all_signaled), 122),
         ] {
             assert_eq!(is, should_be);
         }

@@ -123,7 +123,7 @@ pub(super) fn pair_attributes(lab: &Lab) -> Result<()> {
     ensure!(made.send_sge >= 4 && made.inline >= 64, "{made:?}");
     let pair = pair.init(PORT, 0, QKEY)?;
     let init = pair.attributes()?;
-    ensure!((init.state, init.qkey, init.port) == (PairState::INIT, QKEY, PORT), "{init:?}");
+    ensure!((init.state, init.qkey, init.port) == (PairState::INIT, QKEY, 1), "{init:?}");
     let pair = pair.ready_to_receive()?;
     ensure!(pair.attributes()?.state == PairState::READY_TO_RECEIVE, "{:?}", pair.attributes()?);
     let pair = pair.ready_to_send(77)?;

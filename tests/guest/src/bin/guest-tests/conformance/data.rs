@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rdma_verbs::uverbs::{
-    Access, Capacity, Completion, Data, Datagram, Error, Operation, Peer, ReceiveRequest,
-    Receiving, SendRequest, Sge, Unreliable, WorkStatus,
+    Access, Capacity, Completion, DATAGRAM_HEADER, Data, Datagram, Error, Operation, Peer,
+    ReceiveRequest, Receiving, SendRequest, Sge, Unreliable, WorkStatus,
 };
 use zerocopy::FromZeros as _;
 
@@ -329,7 +329,6 @@ pub(super) fn shared(lab: &Lab) -> Result<()> {
 }
 
 pub(super) fn datagrams(lab: &Lab) -> Result<()> {
-    const HEADER: usize = 40;
     let mut queue = lab.context.completion_queue(32, None)?;
     let memory = lab.memory()?;
     let [one, other] = [(); 2].map(|()| -> Result<_> {
@@ -352,12 +351,24 @@ pub(super) fn datagrams(lab: &Lab) -> Result<()> {
         let all = take(&mut queue, 2)?;
         let received = all.iter().find(|completion| completion.id == 1).context("nothing came")?;
         ensure!(received.status == WorkStatus::SUCCESS, "{received:?}");
-        ensure!(received.length as usize == HEADER + data.len(), "{received:?}");
+        ensure!(received.length as usize == DATAGRAM_HEADER + data.len(), "{received:?}");
         ensure!(received.source_qpn == one.number(), "{received:?}");
         ensure!(immediate.is_none() || received.immediate == [0, 0, 0, 5], "{received:?}");
         let mut bytes = vec![0; data.len()];
-        memory.read(8192 + HEADER, &mut bytes);
+        memory.read(8192 + DATAGRAM_HEADER, &mut bytes);
         ensure!(bytes == data, "{length} bytes came as something else");
+        // The other one answers, to where it came from.
+        let mut header = [0; DATAGRAM_HEADER];
+        memory.read(8192, &mut header);
+        let back = lab.context.path_back(received, &header)?;
+        let (back, qpn) = (lab.domain.address_handle(PORT, &back)?, received.source_qpn);
+        one.post_receive(&[receive])?;
+        let operation = Operation::SendTo { path: &back, qpn, qkey: QKEY, immediate: None };
+        other.post_send(&[SendRequest { operation, data: Data::Inline(b"yes"), ..request }])?;
+        let all = take(&mut queue, 2)?;
+        let answer = all.iter().find(|completion| completion.id == 1).context("no answer")?;
+        ensure!(answer.length as usize == DATAGRAM_HEADER + 3, "{answer:?}");
+        ensure!(answer.source_qpn == other.number(), "{answer:?}");
     }
     Ok(())
 }
