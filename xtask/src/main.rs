@@ -54,7 +54,7 @@ enum Command {
 enum Bench {
     /// From adding a device to rdma-hw.target, and the CPU time that udev spends on it.
     Boot,
-    /// A message back and forth on rxe, by our example and by libibverbs'.
+    /// Messages back and forth and one way on rxe, by our examples, by libibverbs' and by perftest.
     Verbs,
 }
 
