@@ -20,7 +20,6 @@ use rdma_verbs::uverbs::{
     WorkStatus,
 };
 use rustix::event::{PollFd, PollFlags, poll};
-use zerocopy::FromZeros as _;
 
 const USAGE: &str = "rdma-ping -s|-c -a ADDRESS [-p PORT] [-C ROUNDS] [-S SIZE] [-v]";
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -220,7 +219,7 @@ impl End {
 
     /// Whether there were any.
     fn take(&mut self) -> Result<bool, Error> {
-        let mut room = [Completion::new_zeroed(); 4];
+        let mut room = [Completion::default(); 4];
         let taken = self.queue.poll(&mut room)?;
         for completion in room.iter().take(taken) {
             match (completion.status, completion.id) {

@@ -21,7 +21,6 @@ use rdma_verbs::uverbs::{
     Receiving, Reliable, SendRequest, SharedReceiveQueue, Unreliable, WorkStatus,
 };
 use rdma_verbs::{Gid, PortNum};
-use zerocopy::FromZeros as _;
 
 const USAGE: &str = "rdma-pingpong [-t rc|uc|ud|srq] [-d DEVICE] [-i PORT] [-g GID-INDEX] \
                      [-p TCP-PORT] [-s SIZE] [-n ROUNDS] [-m MTU] [-e] [HOST]";
@@ -414,7 +413,7 @@ impl Game {
                 *waits = (true, true);
             }
         }
-        let mut room = [Completion::new_zeroed(); 2];
+        let mut room = [Completion::default(); 2];
         while sent < arguments.rounds || received < arguments.rounds {
             let taken = self.wait(&mut room)?;
             for completion in room.iter().take(taken) {

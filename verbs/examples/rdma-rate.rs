@@ -19,7 +19,6 @@ use rdma_verbs::uverbs::{
     ReadyToSend, ReceiveRequest, Receiving, Reliable, SendRequest, WorkStatus,
 };
 use rdma_verbs::{Gid, PortNum};
-use zerocopy::FromZeros as _;
 
 type Error = Box<dyn StdError + Send + Sync>;
 
@@ -242,7 +241,7 @@ fn receive(side: &mut Side, count: usize, size: u32) -> Result<(), Error> {
 
 /// Receives all messages, but for datagrams that are lost: how many.
 fn take_all(side: &mut Side, arguments: &Arguments, is_sent: &AtomicBool) -> Result<usize, Error> {
-    let mut room = [Completion::new_zeroed(); TAKEN];
+    let mut room = [Completion::default(); TAKEN];
     let (mut come, mut last) = (0, Instant::now());
     while come < arguments.count {
         let taken = side.queue.poll(&mut room)?;
@@ -260,7 +259,7 @@ fn take_all(side: &mut Side, arguments: &Arguments, is_sent: &AtomicBool) -> Res
 
 /// Sends all messages; the last of each list says when all of it are sent.
 fn send_all(side: &mut Side, operation: Operation<'_>, arguments: &Arguments) -> Result<(), Error> {
-    let mut room = [Completion::new_zeroed(); TAKEN];
+    let mut room = [Completion::default(); TAKEN];
     let from = [side.memory.sge(0, arguments.size)];
     let data = Data::Regions(&from);
     let request = SendRequest { id: 0, operation, data, signaled: false, solicited: false };

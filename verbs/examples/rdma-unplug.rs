@@ -25,7 +25,6 @@ use rdma_verbs::uverbs::{
     Sge, WorkStatus,
 };
 use rdma_verbs::{EventType, Gid, PortNum};
-use zerocopy::FromZeros as _;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -228,7 +227,7 @@ fn sleep(channel: &CompletionChannel, mut queue: CompletionQueue) -> Result<Vec<
 
 /// Whether there were any.
 fn take(queue: &mut CompletionQueue, all: &mut Vec<u64>) -> Result<bool, Error> {
-    let mut room = [Completion::new_zeroed(); 16];
+    let mut room = [Completion::default(); 16];
     let taken = queue.poll(&mut room)?;
     for completion in room.iter().take(taken) {
         if completion.status != WorkStatus::FLUSHED {

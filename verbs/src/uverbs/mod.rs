@@ -1,6 +1,49 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `/dev/infiniband/uverbsN`: what user space does with a device itself. Of the kernel's two ways in only the ioctl is used:
 //! write(2) is refused to processes that were forked, or have other rights than who has opened the file.
+//!
+//! Waits for a datagram, and answers it:
+//!
+//! ```no_run
+//! use rdma_verbs::{PortNum, netlink, uverbs::*};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! const QKEY: u32 = 0x1111_1111;
+//! let mut socket = netlink::Socket::open()?;
+//! let device = socket.devices()?.into_iter().next().ok_or("there is no RDMA device")?;
+//! let context = Context::of(&mut socket, &device)?;
+//! let domain = context.protection_domain()?;
+//! let memory = domain.memory_region(4096, Access::LOCAL_WRITE)?;
+//! let channel = context.completion_channel()?;
+//! let mut queue = context.completion_queue(16, Some((&channel, 0)))?;
+//! let capacity = Capacity { send_requests: 4, receive: Receiving::Own(4), sge: 1, inline: 16 };
+//! let pair = context.queue_pair::<Datagram>(&domain, (&queue, &queue), capacity)?;
+//! let mut pair = pair.init(PortNum(1), 0, QKEY)?.ready_to_receive()?.ready_to_send(0)?;
+//! pair.post_receive(&[ReceiveRequest { id: 1, to: &[memory.sge(0, 4096)] }])?;
+//! println!("queue pair {} waits", pair.number());
+//!
+//! let mut room = [Completion::default(); 4];
+//! while queue.poll(&mut room)? == 0 {
+//!     queue.arm(false)?;
+//!     // What came before that is not told of.
+//!     if queue.poll(&mut room)? > 0 {
+//!         break;
+//!     }
+//!     channel.wait(None)?;
+//! }
+//! let [come, ..] = room;
+//! println!("{} bytes have come: {}", come.length, come.status);
+//! let mut header = [0; DATAGRAM_HEADER];
+//! memory.read(0, &mut header);
+//! let path = context.path_back(&come, &header)?;
+//! let path = &domain.address_handle(PortNum(1), &path)?;
+//! let (qpn, data) = (come.source_qpn, Data::Inline(b"thank you"));
+//! let operation = Operation::SendTo { path, qpn, qkey: QKEY, immediate: None };
+//! pair.post_send(&[SendRequest { id: 2, operation, data, signaled: true, solicited: false }])?;
+//! while queue.poll(&mut room)? == 0 {}
+//! # Ok(())
+//! # }
+//! ```
 
 mod attributes;
 mod call;

@@ -8,8 +8,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use zerocopy::FromZeros as _;
-
 use super::multicast::Attachment;
 use super::work::{Completion, WorkStatus};
 
@@ -219,7 +217,7 @@ impl Joined {
         // Room first: what is taken must be told.
         for (place, (id, qpn, opcode)) in room.iter_mut().zip(left) {
             let status = WorkStatus::FLUSHED;
-            *place = Completion { id, status, qpn, opcode, ..Completion::new_zeroed() };
+            *place = Completion { id, status, qpn, opcode, ..Completion::default() };
             count += 1;
         }
         count
@@ -336,12 +334,12 @@ mod tests {
             qpn,
             opcode,
             status: WorkStatus(status),
-            ..Completion::new_zeroed()
+            ..Completion::default()
         };
         // Those of unknown ones are nobody's. That 3 has failed says that 2 is done.
         joined.complete(&[of(2, 17, 128, 0), of(6, 5, 0, 0), of(3, 17, 0, 5), of(1, 4, 0, 0)]);
         pairs[2].is_destroyed.store(true, Ordering::Relaxed);
-        let mut room = [Completion::new_zeroed(); 1];
+        let mut room = [Completion::default(); 1];
         let mut told = Vec::new();
         while joined.flush(&mut room) == 1 {
             told.push((room[0].id, room[0].qpn, room[0].opcode, room[0].status.0));

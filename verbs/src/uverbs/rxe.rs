@@ -313,7 +313,6 @@ impl Slots<ReceiveRequest<'_>> for ReceiveRing {
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::FromZeros as _;
 
     use super::*;
     use crate::uverbs::mapped::{ReceiveQueue, SendQueue};
@@ -421,10 +420,10 @@ mod tests {
     #[test]
     fn completions() {
         let mut queue = CompletionRing { open: open(), handle: 1, ring: ring(7, 4) };
-        let mut room = [Completion::new_zeroed(); 2];
+        let mut room = [Completion::default(); 2];
         assert_eq!(queue.poll(&mut room).unwrap(), 0);
         for index in 0..3 {
-            let completion = Completion { id: index.into(), qpn: 17, ..Completion::new_zeroed() };
+            let completion = Completion { id: index.into(), qpn: 17, ..Completion::default() };
             queue.ring.pages.write(queue.ring.place(index), completion.as_bytes());
         }
         queue.ring.pages.word(PRODUCER).store(3, Ordering::Relaxed);
@@ -461,7 +460,7 @@ mod tests {
             let pages = Arc::new(pages);
             let Ok(ring) = Ring::over(Arc::clone(&pages)) else { return Ok(()) };
             if let Ok(mut queue) = CompletionRing::over(&open(), 1, ring) {
-                let taken = queue.poll(&mut [Completion::new_zeroed(); 200]).unwrap();
+                let taken = queue.poll(&mut [Completion::default(); 200]).unwrap();
                 assert!(taken <= mask.into());
             }
             let limits = Limits { requests: 4, sge: 9, inline: 64 };

@@ -469,7 +469,7 @@ mod tests {
     #[test]
     fn completions() {
         let mut queue = CompletionArray { open: open(), array: array(4, COMPLETION), seen: 0 };
-        let mut room = [Completion::new_zeroed(); 3];
+        let mut room = [Completion::default(); 3];
         assert_eq!(queue.poll(&mut room).unwrap(), 0);
         (0..4).for_each(|count| complete(&queue, count, 0));
         assert_eq!(queue.poll(&mut room).unwrap(), 3);
@@ -500,7 +500,7 @@ mod tests {
             if let Ok(mut array) = Array::over(Arc::clone(&pages), elements % 256, COMPLETION) {
                 array.count = count;
                 let mut queue = CompletionArray { open: open(), array, seen: count };
-                queue.poll(&mut [Completion::new_zeroed(); 300]).unwrap();
+                queue.poll(&mut [Completion::default(); 300]).unwrap();
             }
             if let Ok(array) = Array::over(pages, elements % 64, SEND) {
                 let mut sends = SendQueue::new(&open(), 5, SendArray::over(array, LIMITS));

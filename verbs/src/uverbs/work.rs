@@ -213,7 +213,7 @@ impl SendRequest<'_> {
 }
 
 /// `IBV_WC_*`: how a work request has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 #[repr(transparent)]
 pub struct WorkStatus(pub u32);
 
@@ -254,7 +254,7 @@ impl std::fmt::Display for WorkStatus {
 /// `struct ib_uverbs_wc`: a work request that has ended. Of one that has failed only `id`, `status`, `vendor_error` and
 /// `qpn` mean something.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct Completion {
     /// The request's.
     pub id: u64,

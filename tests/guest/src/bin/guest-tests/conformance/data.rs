@@ -8,7 +8,6 @@ use rdma_verbs::uverbs::{
     Access, Capacity, Completion, DATAGRAM_HEADER, Data, Datagram, Error, Operation, Peer,
     ReceiveRequest, Receiving, SendRequest, Sge, Unreliable, WorkStatus,
 };
-use zerocopy::FromZeros as _;
 
 use super::{CAPACITY, End, Lab, PORT, QKEY, fails, pattern, succeeds, take};
 
@@ -380,7 +379,7 @@ pub(super) fn events(lab: &Lab) -> Result<()> {
     let [mut one, mut other] = lab.connected_on([lab.queue()?, with_events], CAPACITY, 7)?;
     other.queue.arm(false)?;
     ensure!(channel.take()?.is_none(), "an event of nothing");
-    let mut room = [Completion::new_zeroed(); 4];
+    let mut room = [Completion::default(); 4];
     for round in 0..ROUNDS {
         other.receive(round, &[])?;
         one.send(round, Operation::Send(None), Data::Regions(&[]))?;
@@ -440,7 +439,7 @@ pub(super) fn a_few(lab: &Lab) -> Result<()> {
         ids.extend(take(&mut other.queue, 3.min(10 - ids.len()))?.iter().map(|c| c.id));
     }
     ensure!(ids == Vec::from_iter(0..10), "{ids:?} have come");
-    ensure!(other.queue.poll(&mut [Completion::new_zeroed(); 4])? == 0, "something comes twice");
+    ensure!(other.queue.poll(&mut [Completion::default(); 4])? == 0, "something comes twice");
     Ok(())
 }
 

@@ -20,7 +20,6 @@ use rdma_verbs::uverbs::{
 };
 use rdma_verbs::{Gid, PortNum};
 use rustix::io::Errno;
-use zerocopy::FromZeros as _;
 
 use super::bed::{self, Bed, sh, with_ours_alone};
 use super::hca::{plug, subnet_manager};
@@ -310,7 +309,7 @@ fn take(queue: &mut CompletionQueue, count: usize) -> Result<Vec<Completion>> {
     let start = Instant::now();
     let mut all = Vec::new();
     while all.len() < count {
-        let mut room = [Completion::new_zeroed(); 8];
+        let mut room = [Completion::default(); 8];
         let wanted = room.len().min(count - all.len());
         let taken = queue.poll(&mut room[..wanted])?;
         all.extend(&room[..taken]);
