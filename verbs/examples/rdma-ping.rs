@@ -157,7 +157,7 @@ impl End {
         regions: &[rdma_verbs::uverbs::Sge],
     ) -> Result<(), Error> {
         let data = Data::Regions(regions);
-        let request = SendRequest { id, operation, data, signaled: true, solicited: false };
+        let request = SendRequest::new(id, operation, data);
         Ok(pair.post_send(&[request])?)
     }
 

@@ -236,7 +236,7 @@ impl Pair {
 
     fn send(&mut self, data: Data<'_>) -> Result<(), Error> {
         let operation = Operation::Send(None);
-        let message = SendRequest { id: SENT, operation, data, signaled: true, solicited: false };
+        let message = SendRequest::new(SENT, operation, data);
         Ok(match self {
             Self::Reliable(pair) => pair.post_send(&[message]),
             Self::Unreliable(pair) => pair.post_send(&[message]),

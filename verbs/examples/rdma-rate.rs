@@ -262,7 +262,7 @@ fn send_all(side: &mut Side, operation: Operation<'_>, arguments: &Arguments) ->
     let mut room = [Completion::default(); TAKEN];
     let from = [side.memory.sge(0, arguments.size)];
     let data = Data::Regions(&from);
-    let request = SendRequest { id: 0, operation, data, signaled: false, solicited: false };
+    let request = SendRequest { signaled: false, ..SendRequest::new(0, operation, data) };
     let mut list = vec![request; arguments.at_once];
     // How many requests each list had that is not sent yet.
     let mut lists = VecDeque::new();

@@ -141,7 +141,7 @@ fn hold(name: &str, gid_index: Option<u8>, sends: bool) -> Result<(), Error> {
     if let Some([one, _]) = &mut ends {
         let none = Data::Regions(&[]);
         let operation = Operation::Send(None);
-        let late = SendRequest { id: 0, operation, data: none, signaled: true, solicited: false };
+        let late = SendRequest::new(0, operation, none);
         let late = one.post_send(&[late]).err().ok_or("a send request was taken")?;
         println!("posting: {late}");
     }
@@ -178,7 +178,7 @@ fn send(
         // One without a completion of its own, too.
         let signaled = id != RECEIVES + 3;
         let (operation, data) = (Operation::Send(None), Data::Regions(part));
-        one.post_send(&[SendRequest { id, operation, data, signaled, solicited: false }])?;
+        one.post_send(&[SendRequest { signaled, ..SendRequest::new(id, operation, data) }])?;
     }
     Ok([one, other])
 }

@@ -79,7 +79,9 @@ pub struct Membership {
 
 impl Channel {
     /// Makes an id for datagrams. It is used like one for connections; there are none, so that a client's request is answered by
-    /// [`EventKind::ESTABLISHED`](super::EventKind::ESTABLISHED), which [says](super::Event::datagrams) where they go.
+    /// [`ESTABLISHED`], which says where they go: [`super::Event::datagrams`].
+    ///
+    /// [`ESTABLISHED`]: super::EventKind::ESTABLISHED
     ///
     /// # Errors
     /// See [`Error`].
@@ -89,9 +91,11 @@ impl Channel {
 }
 
 impl Id {
-    /// Makes the port that it is bound to a member of the group with this address:
-    /// [`EventKind::MULTICAST_JOIN`](super::EventKind::MULTICAST_JOIN), which [says](super::Event::datagrams) what to attach queue pairs to
-    /// and how to send there, or [`EventKind::MULTICAST_ERROR`](super::EventKind::MULTICAST_ERROR).
+    /// Makes the port that it is bound to a member of the group with this address: [`MULTICAST_JOIN`], or [`MULTICAST_ERROR`].
+    /// What to attach queue pairs to and how to send there says [`super::Event::datagrams`].
+    ///
+    /// [`MULTICAST_JOIN`]: super::EventKind::MULTICAST_JOIN
+    /// [`MULTICAST_ERROR`]: super::EventKind::MULTICAST_ERROR
     ///
     /// # Errors
     /// See [`Error`]; `EINVAL` where it is not bound.

@@ -39,7 +39,7 @@
 //! let path = &domain.address_handle(PortNum(1), &path)?;
 //! let (qpn, data) = (come.source_qpn, Data::Inline(b"thank you"));
 //! let operation = Operation::SendTo { path, qpn, qkey: QKEY, immediate: None };
-//! pair.post_send(&[SendRequest { id: 2, operation, data, signaled: true, solicited: false }])?;
+//! pair.post_send(&[SendRequest::new(2, operation, data)])?;
 //! while queue.poll(&mut room)? == 0 {}
 //! # Ok(())
 //! # }

@@ -371,13 +371,8 @@ mod tests {
         // What is no device takes the doorbell for what it is.
         let sends = SendRing::over(ring(9, 4), limits).unwrap();
         let mut sends = SendQueue::new(&open(), 5, sends);
-        let read = SendRequest {
-            id: 3,
-            operation: Operation::Read { address: 0x2000, rkey: 8 },
-            data: Data::Regions(&[SGE, SGE]),
-            signaled: true,
-            solicited: false,
-        };
+        let operation = Operation::Read { address: 0x2000, rkey: 8 };
+        let read = SendRequest::new(3, operation, Data::Regions(&[SGE, SGE]));
         let inline = SendRequest {
             operation: Operation::Send(Some(0x0102_0304)),
             data: Data::Inline(b"hello"),
@@ -411,7 +406,7 @@ mod tests {
         let path = AddressHandle::new(&domain, 1, 77);
         let operation = Operation::SendTo { path: &path, qpn: 17, qkey: 18, immediate: None };
         let (data, id) = (Data::Regions(&[SGE]), 3);
-        let request = SendRequest { id, operation, data, signaled: true, solicited: false };
+        let request = SendRequest::new(id, operation, data);
         sends.send(&Outstanding::new(4), &[request]).unwrap();
         let words = <[u32; 11]>::read_from_bytes(&element(&sends.slots.ring, 0, 44)).unwrap();
         assert_eq!(words[3..], [2, 2, 0, 17, 18, 0, 77, 0]);

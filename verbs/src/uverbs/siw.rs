@@ -27,6 +27,7 @@ const VALID: u16 = 1;
 const INLINE: u16 = 2;
 const SIGNALED: u16 = 4;
 const SOLICITED: u16 = 8;
+const FENCED: u16 = 16;
 
 /// Where in each element the word is that has its flags.
 const FLAGS: usize = 8;
@@ -287,7 +288,11 @@ impl Slots<SendRequest<'_>> for SendArray {
             Operation::Send(None) => (3, 0, 0),
             _ => return Err(Error::Unsupported(request.operation.word())),
         };
-        let flags = [(request.signaled, SIGNALED), (request.solicited, SOLICITED)];
+        let flags = [
+            (request.signaled, SIGNALED),
+            (request.solicited, SOLICITED),
+            (request.fenced, FENCED),
+        ];
         let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
         let flags = flags.fold(VALID, |all, (_, flag)| all | flag);
         let head = SendElement { id: request.id, word: 0, rkey, remote_address };
@@ -411,7 +416,7 @@ mod tests {
         let mut sends = SendQueue::new(&open(), 5, sends);
         let operation = Operation::Read { address: 0x2000, rkey: 8 };
         let data = Data::Regions(&[PART]);
-        let read = SendRequest { id: 3, operation, data, signaled: true, solicited: false };
+        let read = SendRequest::new(3, operation, data);
         let send = SendRequest {
             operation: Operation::Send(None),
             data: Data::Inline(b"hello"),
@@ -505,7 +510,7 @@ mod tests {
             if let Ok(array) = Array::over(pages, elements % 64, SEND) {
                 let mut sends = SendQueue::new(&open(), 5, SendArray::over(array, LIMITS));
                 let (operation, data) = (Operation::Send(None), Data::Inline(&[7; 80]));
-                let request = SendRequest { id: 1, operation, data, signaled: true, solicited: false };
+                let request = SendRequest::new(1, operation, data);
                 sends.send(&Outstanding::new(4), &[request]).ok();
             }
         }

@@ -200,12 +200,22 @@ pub struct SendRequest<'a> {
     pub signaled: bool,
     /// Whether the other side is told by an event, where it has asked for such.
     pub solicited: bool,
+    /// Whether it is begun only when all reads and atomics before it are done, so that it can have what they have read.
+    pub fenced: bool,
+}
+
+impl<'a> SendRequest<'a> {
+    /// A signaled one.
+    #[must_use]
+    pub fn new(id: u64, operation: Operation<'a>, data: Data<'a>) -> Self {
+        Self { id, operation, data, signaled: true, solicited: false, fenced: false }
+    }
 }
 
 impl SendRequest<'_> {
     /// `enum ib_send_flags`
     pub(super) fn flags(&self, inline: bool) -> u32 {
-        [(self.signaled, SIGNALED), (self.solicited, 4), (inline, 8)]
+        [(self.fenced, 1), (self.signaled, SIGNALED), (self.solicited, 4), (inline, 8)]
             .into_iter()
             .map(|(is_set, flag)| if is_set { flag } else { 0 })
             .sum()

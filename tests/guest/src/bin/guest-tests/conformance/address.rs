@@ -30,7 +30,7 @@ fn send(pair: &mut Pair, (to, path): &(Datagrams, AddressHandle)) -> Result<()> 
     let (qpn, qkey) = (to.qpn, to.qkey);
     let operation = Operation::SendTo { path, qpn, qkey, immediate: None };
     let data = Data::Inline(b"hello");
-    pair.post_send(&[SendRequest { id: 9, operation, data, signaled: true, solicited: false }])?;
+    pair.post_send(&[SendRequest::new(9, operation, data)])?;
     Ok(())
 }
 

@@ -45,7 +45,7 @@ pub(super) fn unreliable(lab: &Lab) -> Result<()> {
     other.post_receive(&[ReceiveRequest { id: 1, to: &[memory.sge(8192, 5000)] }])?;
     let data = Data::Regions(&[memory.sge(0, 5000)]);
     let operation = Operation::Send(Some(9));
-    one.post_send(&[SendRequest { id: 2, operation, data, signaled: true, solicited: false }])?;
+    one.post_send(&[SendRequest::new(2, operation, data)])?;
     for completion in take(&mut queue, 2)? {
         ensure!(completion.status == WorkStatus::SUCCESS, "{completion:?}");
     }
@@ -171,6 +171,29 @@ pub(super) fn reads(lab: &Lab) -> Result<()> {
         .collect();
     ensure!(ids == Vec::from_iter(0..16), "{ids:?}");
     ensure!(one.bytes(0, data.len()) == data, "it came as something else");
+    Ok(())
+}
+
+/// What is read is sent on, without a wait between.
+pub(super) fn fenced(lab: &Lab) -> Result<()> {
+    const LENGTH: u32 = 100_000;
+    let [mut one, mut other] = lab.connected()?;
+    let (data, after) = (pattern(LENGTH.try_into()?), 200_000);
+    other.memory.write(0, &data);
+    let (address, rkey) = (other.memory.address(), other.memory.rkey());
+    let to = [other.memory.sge(after, LENGTH)];
+    other.receive(7, &to)?;
+    let regions = [one.memory.sge(0, LENGTH)];
+    let regions = Data::Regions(&regions);
+    let send = SendRequest::new(2, Operation::Send(None), regions);
+    one.pair.post_send(&[
+        SendRequest::new(1, Operation::Read { address, rkey }, regions),
+        SendRequest { fenced: true, ..send },
+    ])?;
+    succeeds(&mut one.queue)?;
+    succeeds(&mut one.queue)?;
+    succeeds(&mut other.queue)?;
+    ensure!(other.bytes(after, data.len()) == data, "it was sent before it was read");
     Ok(())
 }
 
@@ -344,8 +367,7 @@ pub(super) fn datagrams(lab: &Lab) -> Result<()> {
         let (qpn, data_of) = (other.number(), [memory.sge(0, length)]);
         let operation = Operation::SendTo { path: &path, qpn, qkey: QKEY, immediate };
         let data_of = Data::Regions(&data_of);
-        let request =
-            SendRequest { id: 2, operation, data: data_of, signaled: true, solicited: false };
+        let request = SendRequest::new(2, operation, data_of);
         one.post_send(&[request])?;
         let all = take(&mut queue, 2)?;
         let received = all.iter().find(|completion| completion.id == 1).context("nothing came")?;
@@ -408,13 +430,8 @@ pub(super) fn solicited(lab: &Lab) -> Result<()> {
     succeeds(&mut other.queue)?;
     ensure!(channel.take()?.is_none(), "an event that was not asked for");
     let (operation, data) = (Operation::Send(None), Data::Regions(&[]));
-    one.pair.post_send(&[SendRequest {
-        id: 2,
-        operation,
-        data,
-        signaled: true,
-        solicited: true,
-    }])?;
+    one.pair
+        .post_send(&[SendRequest { solicited: true, ..SendRequest::new(2, operation, data) }])?;
     let deadline = Some(Instant::now() + Duration::from_secs(20));
     channel.wait(deadline)?.context("no event")?;
     succeeds(&mut other.queue)?;
@@ -429,7 +446,7 @@ pub(super) fn a_few(lab: &Lab) -> Result<()> {
     // All of them with one doorbell, most without a completion.
     let (operation, data) = (Operation::Send(None), Data::Regions(&[]));
     let requests: Vec<SendRequest<'_>> = (0..10)
-        .map(|id| SendRequest { id, operation, data, signaled: id % 5 == 4, solicited: false })
+        .map(|id| SendRequest { signaled: id % 5 == 4, ..SendRequest::new(id, operation, data) })
         .collect();
     one.pair.post_send(&requests)?;
     let ids: Vec<u64> = take(&mut one.queue, 2)?.iter().map(|c| c.id).collect();

@@ -72,6 +72,7 @@ const CASES: &[Case] = &[
     ("RDMA writes", EVERYWHERE, data::writes),
     ("RDMA writes with 32 bits", NOT_SIW, data::writes_immediate),
     ("RDMA reads, many at a time", EVERYWHERE, data::reads),
+    ("what is read and sent on", EVERYWHERE, data::fenced),
     ("atomics", NOT_SIW, data::atomics),
     ("atomics where they may not be", &[Rxe], data::bad_atomics),
     ("a key that nobody has", NOT_SIW, data::bad_key),
@@ -333,7 +334,7 @@ fn fails(queue: &mut CompletionQueue, status: u32) -> Result<()> {
 
 impl End {
     fn send(&mut self, id: u64, operation: Operation<'_>, data: Data<'_>) -> Result<(), Error> {
-        let request = SendRequest { id, operation, data, signaled: true, solicited: false };
+        let request = SendRequest::new(id, operation, data);
         self.pair.post_send(&[request])
     }
 
