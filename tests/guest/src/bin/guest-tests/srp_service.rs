@@ -94,8 +94,9 @@ fn logins(bed: &mut Bed, a: &str) -> Result<()> {
     sh("for r in /sys/class/srp_remote_ports/*/delete; do echo 1 >$r; done")?;
     wait_for("the disk goes with its target", || Ok(disks()?.is_empty()))?;
     live("b", true)?;
-    // ib_srpt has forgotten it; on a target that is restored by LIO's own service.
-    sh(&format!("{LUN} no_port; set -e; lun {target} {target}{initiator}"))?;
+    // ib_srpt has forgotten it; on a target it is restored by LIO's own service, which takes its time: whoever watches the fabric
+    // has been there by then, in vain.
+    sh(&format!("sleep 4; {LUN} no_port; set -e; lun {target} {target}{initiator}"))?;
     comes("the target has come back")?;
     if bed.boot == Boot::Ours {
         let ports = json("rdmactl srp --json")?;
