@@ -16,9 +16,9 @@ use lexopt::prelude::{Long, Short, Value};
 use rdma_verbs::netlink::Socket;
 use rdma_verbs::uverbs::{
     Access, AddressHandle, Answering, Asking, Capacity, Completion, CompletionChannel,
-    CompletionQueue, Context, Data, Datagram, GidEntry, Global, Init, MemoryRegion, Operation,
-    Path, Peer, PortAttributes, ProtectionDomain, QueuePair, ReadyToSend, ReceiveRequest,
-    Receiving, Reliable, SendRequest, SharedReceiveQueue, Unreliable, WorkStatus,
+    CompletionQueue, Context, Data, Datagram, Global, Init, MemoryRegion, Operation, Path, Peer,
+    ProtectionDomain, QueuePair, ReadyToSend, ReceiveRequest, Receiving, Reliable, SendRequest,
+    SharedReceiveQueue, Unreliable, WorkStatus,
 };
 use rdma_verbs::{Gid, PortNum};
 
@@ -295,7 +295,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     }
 
     let port = context.port(number)?;
-    let gid = own_gid(&context, &port, arguments)?;
+    let gid = own_gid(&context, arguments)?;
     let psn = fastrand::u32(..1 << 24);
     let own: Vec<Side> =
         (halves.iter()).map(|half| Side { lid: port.lid, qpn: half.number(), psn, gid }).collect();
@@ -335,12 +335,11 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
 }
 
 /// The GID that is asked for; none without that.
-fn own_gid(context: &Context, port: &PortAttributes, arguments: &Arguments) -> Result<Gid, Error> {
+fn own_gid(context: &Context, arguments: &Arguments) -> Result<Gid, Error> {
     let Some(index) = arguments.gid_index else { return Ok(Gid(0)) };
-    let most = usize::try_from(port.gids)? * usize::from(context.device()?.ports);
-    let gids = context.gids(most)?;
-    let is_it = |e: &&GidEntry| e.port == arguments.port && e.index == u32::from(index);
-    let own = gids.iter().find(is_it).ok_or("there is no GID at that place")?;
+    let gids = context.gids_of(PortNum(arguments.port))?;
+    let own = gids.iter().find(|entry| entry.index == u32::from(index));
+    let own = own.ok_or("there is no GID at that place")?;
     Ok(Gid(u128::from_be_bytes(own.gid)))
 }
 

@@ -15,8 +15,8 @@ use lexopt::ValueExt as _;
 use rdma_verbs::netlink::Socket;
 use rdma_verbs::uverbs::{
     Access, Answering, Asking, Capacity, Completion, CompletionQueue, Context, Data, Datagram,
-    GidEntry, Global, MemoryRegion, Operation, Path, Peer, ProtectionDomain, QueuePair,
-    ReadyToSend, ReceiveRequest, Receiving, Reliable, SendRequest, WorkStatus,
+    Global, MemoryRegion, Operation, Path, Peer, ProtectionDomain, QueuePair, ReadyToSend,
+    ReceiveRequest, Receiving, Reliable, SendRequest, WorkStatus,
 };
 use rdma_verbs::{Gid, PortNum};
 
@@ -124,10 +124,9 @@ fn path(context: &Context, arguments: &Arguments) -> Result<Path, Error> {
     let Some(index) = arguments.gid_index else {
         return Ok(Path { lid: port.lid, sl: 0, global: None });
     };
-    let most = usize::try_from(port.gids)? * usize::from(context.device()?.ports);
-    let gids = context.gids(most)?;
-    let is_it = |e: &&GidEntry| e.port == arguments.port.0 && e.index == index.into();
-    let own = gids.iter().find(is_it).ok_or("there is no GID at that place")?;
+    let gids = context.gids_of(arguments.port)?;
+    let own = gids.iter().find(|entry| entry.index == index.into());
+    let own = own.ok_or("there is no GID at that place")?;
     let gid = Gid(u128::from_be_bytes(own.gid));
     Ok(Path { lid: 0, sl: 0, global: Some(Global { gid, sgid_index: index, hop_limit: 1 }) })
 }
@@ -200,12 +199,12 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         }
         _ => Operation::Send(None),
     };
-    if arguments.kind != Kind::Write {
+    let receives = arguments.kind != Kind::Write;
+    if receives {
         receive(&mut receiver, RECEIVES, arguments.size)?;
     }
     let (start, is_sent) = (Instant::now(), AtomicBool::new(false));
     let (come, seconds) = std::thread::scope(|scope| {
-        let receives = arguments.kind != Kind::Write;
         let received =
             receives.then(|| scope.spawn(|| take_all(&mut receiver, arguments, &is_sent)));
         let sent = send_all(&mut sender, operation, arguments);

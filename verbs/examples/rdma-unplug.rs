@@ -85,8 +85,8 @@ fn path(context: &Context, gid_index: Option<u8>) -> Result<Path, Error> {
     let Some(sgid_index) = gid_index else {
         return Ok(Path { lid: port.lid, sl: 0, global: None });
     };
-    let gids = context.gids(usize::try_from(port.gids)? * usize::from(context.device()?.ports))?;
-    let own = gids.iter().find(|e| e.port == PORT.0 && e.index == u32::from(sgid_index));
+    let gids = context.gids_of(PORT)?;
+    let own = gids.iter().find(|entry| entry.index == u32::from(sgid_index));
     let gid = Gid(u128::from_be_bytes(own.ok_or("there is no GID at that place")?.gid));
     Ok(Path { lid: 0, sl: 0, global: Some(Global { gid, sgid_index, hop_limit: 1 }) })
 }

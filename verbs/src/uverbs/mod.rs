@@ -295,6 +295,20 @@ impl Context {
         entries.truncate(usize::try_from(count).unwrap_or(most));
         Ok(entries)
     }
+
+    /// The entries of a port's GID table.
+    ///
+    /// # Errors
+    /// See [`Context`].
+    pub fn gids_of(&self, port: PortNum) -> Result<Vec<GidEntry>, Error> {
+        let mut most = 0;
+        for port in 1..=self.device()?.ports {
+            most += usize::try_from(self.port(PortNum(port.into()))?.gids).unwrap_or(0);
+        }
+        let mut entries = self.gids(most)?;
+        entries.retain(|entry| entry.port == port.0);
+        Ok(entries)
+    }
 }
 
 #[cfg(test)]

@@ -45,9 +45,16 @@ impl Open {
 }
 
 impl<State> QueuePair<Datagram, State> {
-    fn attachment(&self, group: Gid, mlid: u16) -> Attachment {
-        let gid = group.0.to_be_bytes();
-        Attachment { gid, pair: self.pair().handle, mlid, reserved: 0 }
+    fn give(
+        &self,
+        what: &'static str,
+        command: u32,
+        (group, mlid): (Gid, u16),
+    ) -> Result<Attachment, Error> {
+        let (gid, pair) = (group.0.to_be_bytes(), self.pair().handle);
+        let attachment = Attachment { gid, pair, mlid, reserved: 0 };
+        self.open().command(what, command, attachment.as_bytes(), &mut [], &mut [])?;
+        Ok(attachment)
     }
 
     /// Has it receive what is sent to a group; `mlid` is 0 on Ethernet. The port has to be a member of the group for anything to
@@ -56,14 +63,8 @@ impl<State> QueuePair<Datagram, State> {
     /// # Errors
     /// See [`Error`]; `EINVAL` for what is no group.
     pub fn attach(&mut self, group: Gid, mlid: u16) -> Result<(), Error> {
-        let (attachment, what) = (self.attachment(group, mlid), "attach to a multicast group");
-        self.open().command(
-            what,
-            command::ATTACH_MCAST,
-            attachment.as_bytes(),
-            &mut [],
-            &mut [],
-        )?;
+        let what = "attach to a multicast group";
+        let attachment = self.give(what, command::ATTACH_MCAST, (group, mlid))?;
         self.pair().attachments().push(attachment);
         Ok(())
     }
@@ -73,14 +74,8 @@ impl<State> QueuePair<Datagram, State> {
     /// # Errors
     /// See [`Error`]; `EINVAL` for a group that it is not attached to.
     pub fn detach(&mut self, group: Gid, mlid: u16) -> Result<(), Error> {
-        let (attachment, what) = (self.attachment(group, mlid), "detach from a multicast group");
-        self.open().command(
-            what,
-            command::DETACH_MCAST,
-            attachment.as_bytes(),
-            &mut [],
-            &mut [],
-        )?;
+        let what = "detach from a multicast group";
+        let attachment = self.give(what, command::DETACH_MCAST, (group, mlid))?;
         self.pair().attachments().retain(|other| *other != attachment);
         Ok(())
     }

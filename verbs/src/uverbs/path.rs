@@ -103,14 +103,10 @@ impl Context {
             return Ok(Path { lid, sl, global: None });
         }
         let (gid, own, kind) = ends(header).ok_or(Error::Garbage)?;
-        let port = PortNum(completion.port.into());
-        let of_port = self.port(port)?;
-        let most = usize::try_from(of_port.gids).unwrap_or(usize::MAX);
-        let most = most.saturating_mul(usize::from(self.device()?.ports));
         // On InfiniBand all are of kind 0.
-        let own = self.gids(most)?.into_iter().find(|entry| {
+        let own = self.gids_of(PortNum(completion.port.into()))?.into_iter().find(|entry| {
             let is_kind = entry.kind == 0 || entry.kind == kind;
-            is_kind && entry.port == port.0 && u128::from_be_bytes(entry.gid) == own.0
+            is_kind && u128::from_be_bytes(entry.gid) == own.0
         });
         let sgid_index = own.and_then(|entry| u8::try_from(entry.index).ok());
         let sgid_index = sgid_index.ok_or(Error::Garbage)?;

@@ -190,7 +190,7 @@ impl Lab {
         if self.driver == Vhca {
             return Ok(Path { lid: port.lid, sl: 0, global: None });
         }
-        let gids = self.context.gids(usize::try_from(port.gids)?)?;
+        let gids = self.context.gids_of(PORT)?;
         // Of an IPv4 address.
         let own = gids.iter().find(|entry| entry.kind == 2 && entry.gid[10] == 0xff);
         let own = own.context("it has no GID")?;
