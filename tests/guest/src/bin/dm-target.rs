@@ -59,6 +59,7 @@ fn main() -> Result<()> {
     let request =
         AgentRequest { class: class::DEV_MGT, version: 1, methods: &methods, rmpp: false };
     umad.register(&request).with_context(|| format!("cannot answer on {node}"))?;
+    sd_notify::notify(false, &[sd_notify::NotifyState::Ready])?;
     loop {
         wait_readable(umad.as_fd(), None)?;
         while let Some(received) = umad.receive()? {

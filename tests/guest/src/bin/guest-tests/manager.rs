@@ -353,11 +353,15 @@ pub(crate) fn knows(count: usize) -> Result<()> {
 fn storm(bed: &mut Bed) -> Result<()> {
     let rounds = std::env::var("LAB_STORM").ok().and_then(|n| n.parse().ok()).unwrap_or(40);
     bed.stop_later(UNIT);
+    // udev's own, where one device goes and the next one comes with the same port GUID: the directory of their links goes
+    // while the link is made.
+    bed.provokes("Failed to create/update device symlink");
     for n in 0..8 {
         nic(&format!("lab{n}"))?;
     }
     bed::plug("rxe", "stays", &bed.nics[0])?;
-    started()?;
+    // Its own announcement is over: what rdmad counts from here on is the storm's.
+    sh(&format!("systemctl restart {UNIT}"))?;
     wait_for("the device is counted", || Ok(metric("rdma_device_info")? == 1))?;
     let counted = || {
         Ok::<_, anyhow::Error>((
@@ -371,9 +375,17 @@ fn storm(bed: &mut Bed) -> Result<()> {
     bed.stop_later("lab-monitor.service");
     bed.remove_later("/run/lab/monitor");
     if monitors {
+        // Protocol 20 is NETLINK_RDMA.
+        let listeners = || {
+            sh("awk '$2 == 20 && $4 != \"00000000\"' /proc/net/netlink | wc -l")?
+                .parse::<u32>()
+                .context("no number")
+        };
+        let listening = listeners()?;
         sh(
-            "systemd-run -q --unit=lab-monitor --collect sh -c 'exec stdbuf -oL rdma monitor >/run/lab/monitor'; sleep 1",
+            "systemd-run -q --unit=lab-monitor --collect sh -c 'exec stdbuf -oL rdma monitor >/run/lab/monitor'",
         )?;
+        wait_for("rdma monitor listens", || Ok(listeners()? > listening))?;
     }
     sh(&format!(
         "for n in 0 1 2 3 4 5 6 7; do

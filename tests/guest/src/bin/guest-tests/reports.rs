@@ -61,7 +61,10 @@ fn monitor(bed: &mut Bed) -> Result<()> {
     told(&a, "state", "ACTIVE")?;
     sh(&format!("rdmactl rename {a} other"))?;
     told("other", "name", "other")?;
-    ensure!(super::bed::device_property("other", "ID_RDMA_NAME_STATUS")? == "renamed", "its state");
+    // The kernel says so before udev does.
+    wait_for("udev knows it as renamed", || {
+        Ok(super::bed::device_property("other", "ID_RDMA_NAME_STATUS")? == "renamed")
+    })?;
     let (code, text) = status("rdmactl rename other a/b")?;
     ensure!(code == 1 && text.contains("'a/b' cannot be a name"), "{code}: {text}");
     let nic = roce(bed)?;

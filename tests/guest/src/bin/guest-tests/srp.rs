@@ -166,7 +166,7 @@ pub(crate) fn target(bed: &mut Bed, hca: &str, what: &str) -> Result<()> {
     let umad = node("infiniband_mad", &device(hca)?)?;
     sh(&format!(
         "systemctl stop {TARGET} 2>/dev/null
-         systemd-run -q --unit={TARGET} --collect /usr/lib/lab/dm-target /dev/infiniband/{umad} {what}"
+         systemd-run -q --unit={TARGET} --collect -p Type=notify /usr/lib/lab/dm-target /dev/infiniband/{umad} {what}"
     ))?;
     bed.stop_later(TARGET);
     fs::write(format!("{VHCA}/hcas/{hca}/port1/device_management"), "1")?;
