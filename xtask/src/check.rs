@@ -193,18 +193,21 @@ fn host(repo: &Path, tally: &mut Tally) {
         move |_: &mut Tally| run(Command::new("cargo").args(arguments).current_dir(repo))
     };
     tally.step("format", cargo(&["fmt", "--all", "--check"]));
-    tally.step(
-        "lints",
-        cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
-    );
+    let lints = ["clippy", "--workspace", "--all-targets", "--quiet"];
+    for (name, features) in [("lints", &[][..]), ("lints of all features", &["--all-features"])] {
+        let arguments = [&lints, features, &["--", "-D", "warnings"]].concat();
+        tally.step(name, |_| run(Command::new("cargo").args(arguments).current_dir(repo)));
+    }
     tally.step("documentation", |_| {
         run(Command::new("cargo")
-            .args(["doc", "--workspace", "--no-deps", "--quiet"])
+            .args(["doc", "--workspace", "--all-features", "--no-deps", "--quiet"])
             .env("RUSTDOCFLAGS", "-D warnings")
             .current_dir(repo))
     });
     tally.step("dependencies", |_| dependencies(repo));
-    tally.step("unit tests", |tally| cargo_test(repo, &["--workspace", "--no-fail-fast"], tally));
+    tally.step("unit tests", |tally| {
+        cargo_test(repo, &["--workspace", "--all-features", "--no-fail-fast"], tally)
+    });
     tally.step("a fabric of two thousand nodes", |tally| {
         vm::install(&vm::FOR_FABRICS)?;
         let test = ["-p", "rdma-verbs", "--test", "ibsim", "--", "--ignored", "--nocapture"];

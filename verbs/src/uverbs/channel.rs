@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Where events come from: of completion queues, and of the device with all that is made of it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use rustix::event::epoll;
@@ -84,7 +85,18 @@ impl Channel {
 /// Where events of completion queues come from. Readable when there is one, and when the device has gone: for poll(2), epoll and
 /// whatever is built on them.
 #[derive(Clone, Debug)]
-pub struct CompletionChannel(Arc<Channel>);
+pub struct CompletionChannel(Arc<Channel>, Arc<Mutex<Foreign>>);
+
+/// Queues that another library has made, by what it has the kernel call them.
+type Foreign = BTreeMap<u64, Told>;
+
+#[derive(Debug)]
+struct Told {
+    /// What its user calls it.
+    number: u64,
+    /// How many events of it were taken.
+    events: u32,
+}
 
 impl AsFd for CompletionChannel {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -105,8 +117,36 @@ impl CompletionChannel {
     /// See [`Error`]; [`Error::Gone`] when nothing more will come: what completion queues still have is to be polled then.
     pub fn take(&self) -> Result<Option<u64>, Error> {
         let mut number = [0; 8];
+        let mut foreign = self.foreign();
         let is_there = self.0.take(Self::TAKE, &mut number)?;
-        Ok(is_there.then(|| u64::from_ne_bytes(number)))
+        let mut number = is_there.then(|| u64::from_ne_bytes(number));
+        if let Some(told) = number.and_then(|number| foreign.as_mut()?.get_mut(&number)) {
+            told.events = told.events.wrapping_add(1);
+            number = Some(told.number);
+        }
+        Ok(number)
+    }
+
+    /// None where this library makes the queues.
+    fn foreign(&self) -> Option<MutexGuard<'_, Foreign>> {
+        self.0.open.maker.as_ref()?;
+        Some(self.1.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Events of this queue are its user's.
+    #[cfg(feature = "libibverbs")]
+    pub(super) fn begin(&self, queue: u64, number: u64) {
+        if let Some(mut foreign) = self.foreign() {
+            foreign.insert(queue, Told { number, events: 0 });
+        }
+    }
+
+    /// No more events of this queue are taken while it is given back, to which belongs how many there were.
+    #[cfg(feature = "libibverbs")]
+    pub(super) fn end(&self, queue: u64, give_back: impl FnOnce(u32)) {
+        let mut foreign = self.foreign();
+        let told = foreign.as_mut().and_then(|foreign| foreign.remove(&queue));
+        give_back(told.map_or(0, |told| told.events));
     }
 
     /// Waits for an event, at most until then: see [`CompletionChannel::take`].
@@ -180,7 +220,7 @@ impl Context {
             self.open.give(command::CREATE_COMP_CHANNEL, bytes, room, (&[], &mut []))?;
             Ok(number.into())
         })?;
-        Ok(CompletionChannel(Arc::new(channel)))
+        Ok(CompletionChannel(Arc::new(channel), Arc::default()))
     }
 
     /// Makes a channel for events of the device; each of several is told all that is of the device and its ports. The first is

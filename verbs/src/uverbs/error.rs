@@ -28,6 +28,9 @@ pub enum Error {
     /// Nothing here knows how this driver's queues are laid out.
     #[error("there is no user-space provider for {0}")]
     NoProvider(String),
+    /// The C library cannot be loaded.
+    #[error("cannot load libibverbs: {0}")]
+    NoLibrary(&'static str),
     /// The queue is full; what stands before in the list was posted.
     #[error("the queue has room for {0} more only")]
     Full(usize),

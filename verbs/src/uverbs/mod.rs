@@ -35,7 +35,7 @@
 //! println!("{} bytes have come: {}", come.length, come.status);
 //! let mut header = [0; DATAGRAM_HEADER];
 //! memory.read(0, &mut header);
-//! let path = context.path_back(&come, &header)?;
+//! let path = context.path_back(PortNum(1), &come, &header)?;
 //! let path = &domain.address_handle(PortNum(1), &path)?;
 //! let (qpn, data) = (come.source_qpn, Data::Inline(b"thank you"));
 //! let operation = Operation::SendTo { path, qpn, qkey: QKEY, immediate: None };
@@ -51,6 +51,8 @@ mod channel;
 mod command;
 mod error;
 mod guard;
+#[cfg(feature = "libibverbs")]
+mod libibverbs;
 mod life;
 mod mapped;
 mod memory;
@@ -99,6 +101,7 @@ use crate::{PortNum, driver_name};
 use call::{Call, DRIVER_IN, DRIVER_OUT};
 use life::{Life, Taken};
 use memory::Pages;
+use provider::Maker;
 
 /// `UVERBS_OBJECT_DEVICE` and its methods.
 mod device {
@@ -134,11 +137,13 @@ struct Open {
     file: Taken,
     driver: u32,
     life: Life,
+    /// The library that makes things instead of this one.
+    maker: Option<Box<dyn Maker>>,
 }
 
 impl Open {
     fn new(file: File, driver: u32) -> io::Result<Self> {
-        Ok(Self { file: Taken(file), driver, life: Life::new()? })
+        Ok(Self { file: Taken(file), driver, life: Life::new()?, maker: None })
     }
 
     fn call<'a>(&self, method: u16) -> Call<'a> {
@@ -152,6 +157,14 @@ impl Open {
     /// Nothing is begun when the device has gone.
     fn check(&self, what: &'static str) -> Result<(), Error> {
         if self.life.is_over() { Err(Error::Gone(what)) } else { Ok(()) }
+    }
+
+    /// Who makes things instead of this library, as long as the device is there.
+    fn maker(&self, what: &'static str) -> Result<Option<&dyn Maker>, Error> {
+        if self.maker.is_some() {
+            self.check(what)?;
+        }
+        Ok(self.maker.as_deref())
     }
 
     /// What an error of a call means.
@@ -173,7 +186,12 @@ impl Open {
 
     /// Lets go of everything.
     fn end(&self) -> io::Result<()> {
-        self.life.end(&self.file, |pair| self.destroy_pair(pair))
+        self.life.end(&self.file, |pair| {
+            // What another library has made only it can destroy, when nobody uses it.
+            if self.maker.is_none() {
+                self.destroy_pair(pair);
+            }
+        })
     }
 
     /// Maps what belongs to something that was made of the device.

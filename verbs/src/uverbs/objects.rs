@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is made of a device: each keeps alive what it was made of, and is given back to the kernel when it is dropped.
 
+use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use super::channel::CompletionChannel;
 use super::memory::Pages;
 use super::outstanding::{Joined, Joining};
 use super::plain::CompletionCalls;
-use super::provider::{Completions, Provider};
+use super::provider::{Completions, Foreign, Made, Provider};
 use super::rxe::{self, CompletionRing};
 use super::siw::{self, CompletionArray};
 use super::work::{Completion, Sge};
@@ -25,6 +26,8 @@ pub(super) fn unique() -> u64 {
 /// An object of the kernel's, by its number.
 #[derive(Debug)]
 pub(super) struct Handle {
+    /// Another library's, which gives it back then.
+    foreign: Option<Box<dyn Foreign>>,
     pub(super) open: Arc<Open>,
     pub(super) number: u32,
     destroy: u32,
@@ -32,13 +35,25 @@ pub(super) struct Handle {
 
 impl Handle {
     pub(super) fn new(open: &Arc<Open>, number: u32, destroy: u32) -> Self {
-        Self { open: Arc::clone(open), number, destroy }
+        Self { foreign: None, open: Arc::clone(open), number, destroy }
+    }
+
+    pub(super) fn made(open: &Arc<Open>, made: Made) -> Self {
+        let Made { object, number } = made;
+        Self { foreign: Some(object), open: Arc::clone(open), number, destroy: 0 }
+    }
+
+    /// What the library that has made it knows it by.
+    pub(super) fn pointer(&self) -> *mut c_void {
+        self.foreign.as_ref().map_or(std::ptr::null_mut(), |foreign| foreign.pointer())
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.open.destroy(self.destroy, self.number);
+        if self.foreign.is_none() {
+            self.open.destroy(self.destroy, self.number);
+        }
     }
 }
 
@@ -118,6 +133,13 @@ impl MemoryRegion {
         let flags = [(domain.is_some(), REREG_PD), (access.is_some(), REREG_ACCESS)];
         let flags = flags.iter().map(|(is_set, flag)| if *is_set { *flag } else { 0 }).sum();
         let (region, access) = (self.handle.number, access.map_or(0, |access| access.0));
+        let (what, open) = ("change a memory region", &self.handle.open);
+        if let Some(maker) = open.maker(what)? {
+            let keys = maker.change_region(self.handle.pointer(), flags, to.0.pointer(), access);
+            [self.lkey, self.rkey] = keys.map_err(|error| open.failed(what, error))?;
+            self.domain = to;
+            return Ok(());
+        }
         let request = RegisterAgain {
             response: 0,
             region,
@@ -130,8 +152,7 @@ impl MemoryRegion {
         };
         let mut answer = [0_u32; 2];
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
-        let what = "change a memory region";
-        self.handle.open.command(what, command::REREG_MR, bytes, room, &mut [])?;
+        open.command(what, command::REREG_MR, bytes, room, &mut [])?;
         [self.lkey, self.rkey] = answer;
         self.domain = to;
         Ok(())
@@ -211,6 +232,11 @@ impl CompletionQueue {
     /// See [`Error`]; `EINVAL` for less than is in it, `EOPNOTSUPP` where the driver cannot do that.
     pub fn resize(&mut self, entries: u32) -> Result<(), Error> {
         let (what, open) = ("change the room of a completion queue", &self.handle.open);
+        if let Some(maker) = open.maker(what)? {
+            let entries = maker.resize(self.handle.pointer(), entries);
+            self.entries = entries.map_err(|error| open.failed(what, error))?;
+            return Ok(());
+        }
         let provider = Provider::of(open.driver)?;
         let request = [0, 0, self.handle.number, entries];
         let mut answer = [0_u32; 2];
@@ -286,9 +312,13 @@ impl Context {
     /// # Errors
     /// See [`Error`].
     pub fn protection_domain(&self) -> Result<ProtectionDomain, Error> {
+        let what = "make a protection domain";
+        if let Some(maker) = self.open.maker(what)? {
+            let made = maker.domain().map_err(|error| self.open.failed(what, error))?;
+            return Ok(ProtectionDomain(Arc::new(Handle::made(&self.open, made))));
+        }
         let (request, mut handle) = (0_u64, 0_u32);
         let (bytes, room) = (request.as_bytes(), handle.as_mut_bytes());
-        let what = "make a protection domain";
         self.open.command(what, command::ALLOC_PD, bytes, room, &mut [])?;
         Ok(ProtectionDomain(Arc::new(Handle::new(&self.open, handle, command::DEALLOC_PD))))
     }
@@ -302,6 +332,25 @@ impl Context {
         entries: u32,
         channel: Option<(&CompletionChannel, u64)>,
     ) -> Result<CompletionQueue, Error> {
+        let (handle, entries, completions) = self.queue(entries, channel)?;
+        let channel = channel.map(|(channel, _)| channel.clone());
+        let (handle, joining) = (Arc::new(handle), Arc::default());
+        let joined = Joined::new(&joining);
+        Ok(CompletionQueue { completions, joining, joined, handle, entries, _channel: channel })
+    }
+
+    fn queue(
+        &self,
+        entries: u32,
+        channel: Option<(&CompletionChannel, u64)>,
+    ) -> Result<(Handle, u32, Box<dyn Completions>), Error> {
+        let what = "make a completion queue";
+        if let Some(maker) = self.open.maker(what)? {
+            let made = maker.completion_queue(entries, channel);
+            let (made, entries, completions) =
+                made.map_err(|error| self.open.failed(what, error))?;
+            return Ok((Handle::made(&self.open, made), entries, completions));
+        }
         let provider = Provider::of(self.open.driver)?;
         let request = CreateCompletionQueue {
             response: 0,
@@ -320,19 +369,15 @@ impl Context {
             Provider::Plain => &mut [],
         };
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
-        let what = "make a completion queue";
         self.open.command(what, command::CREATE_CQ, bytes, room, from_driver)?;
         let [number, entries] = answer;
-        let handle = Arc::new(Handle::new(&self.open, number, command::DESTROY_CQ));
+        let handle = Handle::new(&self.open, number, command::DESTROY_CQ);
         let completions: Box<dyn Completions> = match provider {
             Provider::Rxe => Box::new(CompletionRing::new(&self.open, number, &of_rxe)?),
             Provider::Siw => Box::new(CompletionArray::new(&self.open, &of_siw)?),
             Provider::Plain => Box::new(CompletionCalls::new(&self.open, number)),
         };
-        let channel = channel.map(|(channel, _)| channel.clone());
-        let joining = Arc::default();
-        let joined = Joined::new(&joining);
-        Ok(CompletionQueue { completions, joining, joined, handle, entries, _channel: channel })
+        Ok((handle, entries, completions))
     }
 }
 
@@ -344,6 +389,13 @@ impl ProtectionDomain {
     pub fn memory_region(&self, length: usize, access: Access) -> Result<MemoryRegion, Error> {
         let what = "register memory";
         let pages = Pages::new(length).map_err(|error| Error::of(what, error))?;
+        let open = &self.0.open;
+        if let Some(maker) = open.maker(what)? {
+            let made = maker.region(self.0.pointer(), pages.address(), pages.len(), access.0);
+            let (made, [lkey, rkey]) = made.map_err(|error| open.failed(what, error))?;
+            let handle = Handle::made(open, made);
+            return Ok(MemoryRegion { handle, pages, lkey, rkey, domain: self.clone() });
+        }
         let request = RegisterMemory {
             response: 0,
             start: pages.address(),
@@ -356,14 +408,14 @@ impl ProtectionDomain {
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
         let mut of_siw = [0; 8];
         // siw takes a part of the key, and says all of it once more.
-        let for_siw: (&[u8], &mut [u8]) = match Provider::of(self.0.open.driver) {
+        let for_siw: (&[u8], &mut [u8]) = match Provider::of(open.driver) {
             Ok(Provider::Siw) => (&[0; 8], &mut of_siw),
             _ => (&[], &mut []),
         };
-        let outcome = self.0.open.give(command::REG_MR, bytes, room, for_siw);
-        outcome.map_err(|error| self.0.open.failed(what, error))?;
+        let outcome = open.give(command::REG_MR, bytes, room, for_siw);
+        outcome.map_err(|error| open.failed(what, error))?;
         let [number, lkey, rkey] = answer;
-        let handle = Handle::new(&self.0.open, number, command::DEREG_MR);
+        let handle = Handle::new(open, number, command::DEREG_MR);
         Ok(MemoryRegion { handle, pages, lkey, rkey, domain: self.clone() })
     }
 }

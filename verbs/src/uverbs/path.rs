@@ -89,12 +89,14 @@ fn ends(header: &[u8; DATAGRAM_HEADER]) -> Option<(Gid, Gid, u32)> {
 }
 
 impl Context {
-    /// The way back to who has sent a datagram: of its completion, and the [`DATAGRAM_HEADER`] that was received before it.
+    /// The way back to who has sent a datagram to this port: of its completion, and the [`DATAGRAM_HEADER`] that was received
+    /// before it.
     ///
     /// # Errors
     /// See [`Error`]; [`Error::Garbage`] for a header that is none, or that was not to this port.
     pub fn path_back(
         &self,
+        port: PortNum,
         completion: &Completion,
         header: &[u8; DATAGRAM_HEADER],
     ) -> Result<Path, Error> {
@@ -104,7 +106,7 @@ impl Context {
         }
         let (gid, own, kind) = ends(header).ok_or(Error::Garbage)?;
         // On InfiniBand all are of kind 0.
-        let own = self.gids_of(PortNum(completion.port.into()))?.into_iter().find(|entry| {
+        let own = self.gids_of(port)?.into_iter().find(|entry| {
             let is_kind = entry.kind == 0 || entry.kind == kind;
             is_kind && u128::from_be_bytes(entry.gid) == own.0
         });
@@ -148,6 +150,12 @@ impl AddressHandle {
     pub(super) fn handle(&self) -> u32 {
         self.handle.number
     }
+
+    /// What the library that has made it knows it by.
+    #[cfg(feature = "libibverbs")]
+    pub(super) fn pointer(&self) -> *mut std::ffi::c_void {
+        self.handle.pointer()
+    }
 }
 
 impl ProtectionDomain {
@@ -160,7 +168,13 @@ impl ProtectionDomain {
     }
 
     pub(crate) fn address_handle_with(&self, path: PathAttributes) -> Result<AddressHandle, Error> {
-        let open = &self.0.open;
+        let (what, open) = ("make an address handle", &self.0.open);
+        if let Some(maker) = open.maker(what)? {
+            let made = maker.path(self.0.pointer(), &path);
+            let made = made.map_err(|error| open.failed(what, error))?;
+            let handle = Handle::made(open, made);
+            return Ok(AddressHandle { handle, number: 0, _domain: self.clone() });
+        }
         let request =
             Create { response: 0, user_handle: 0, domain: self.0.number, reserved: 0, path };
         let (mut handle, mut from_driver) = (0_u32, [0_u32; 2]);
@@ -169,7 +183,7 @@ impl ProtectionDomain {
             Provider::Siw | Provider::Plain => &mut [],
         };
         let (bytes, room) = (request.as_bytes(), handle.as_mut_bytes());
-        open.command("make an address handle", command::CREATE_AH, bytes, room, from_driver)?;
+        open.command(what, command::CREATE_AH, bytes, room, from_driver)?;
         let number = from_driver.first_chunk().map_or(0, |number| u32::from_ne_bytes(*number));
         Ok(AddressHandle::new(self, handle, number))
     }

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How requests get to a device and completions from it: the part that each driver has its own way of.
 
+use std::ffi::c_void;
 use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
 
-use super::Error;
+use super::channel::CompletionChannel;
 use super::outstanding::Outstanding;
+use super::path::PathAttributes;
+use super::qp::{Capacity, Modify};
 use super::work::{Completion, Data, ReceiveRequest, SendRequest};
+use super::{Error, Open};
 use crate::driver_name;
 
 /// Which way a driver has.
@@ -89,4 +95,76 @@ pub(super) trait Receives: Debug + Send {
         posted: Option<&Outstanding>,
         requests: &[ReceiveRequest<'_>],
     ) -> Result<(), Error>;
+}
+
+/// Another library's object, which it gives back when it is dropped.
+pub(super) trait Foreign: Debug + Send + Sync {
+    /// What the library knows it by.
+    fn pointer(&self) -> *mut c_void;
+}
+
+/// What another library has made.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) object: Box<dyn Foreign>,
+    /// The kernel's number of it.
+    pub(super) number: u32,
+}
+
+/// A queue pair that another library has made.
+#[derive(Debug)]
+pub(super) struct MadePair {
+    pub(super) made: Made,
+    pub(super) number: u32,
+    pub(super) send: Box<dyn Sends>,
+    /// None where it is shared.
+    pub(super) receive: Option<Box<dyn Receives>>,
+}
+
+/// Another library, which gives the kernel the commands that a driver has something to add to, and has the queues as well. The
+/// pointers are those of its own [`Foreign`] objects.
+pub(super) trait Maker: Debug + Send + Sync {
+    fn domain(&self) -> io::Result<Made>;
+    /// With both keys.
+    fn region(
+        &self,
+        domain: *mut c_void,
+        address: u64,
+        length: usize,
+        access: u32,
+    ) -> io::Result<(Made, [u32; 2])>;
+    /// Both keys.
+    fn change_region(
+        &self,
+        region: *mut c_void,
+        flags: u32,
+        domain: *mut c_void,
+        access: u32,
+    ) -> io::Result<[u32; 2]>;
+    /// With how many entries it has.
+    fn completion_queue(
+        &self,
+        entries: u32,
+        channel: Option<(&CompletionChannel, u64)>,
+    ) -> io::Result<(Made, u32, Box<dyn Completions>)>;
+    fn resize(&self, queue: *mut c_void, entries: u32) -> io::Result<u32>;
+    fn shared_queue(
+        &self,
+        open: &Arc<Open>,
+        domain: *mut c_void,
+        requests: u32,
+        sge: u32,
+    ) -> io::Result<(Made, Box<dyn Receives>)>;
+    fn set_limit(&self, queue: *mut c_void, limit: u32) -> io::Result<()>;
+    /// `queues` are those of send and of receive completions.
+    fn pair(
+        &self,
+        open: &Arc<Open>,
+        kind: u8,
+        domain: *mut c_void,
+        queues: [*mut c_void; 2],
+        capacity: &Capacity<'_>,
+    ) -> io::Result<MadePair>;
+    fn change_pair(&self, pair: *mut c_void, change: &Modify) -> io::Result<()>;
+    fn path(&self, domain: *mut c_void, path: &PathAttributes) -> io::Result<Made>;
 }

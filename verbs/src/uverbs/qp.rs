@@ -12,7 +12,7 @@ use super::objects::{Access, CompletionQueue, Handle, ProtectionDomain, unique};
 use super::outstanding::{Joining, Outstanding, Pair, Sides};
 use super::path::{Path, PathAttributes};
 use super::plain::WorkCalls;
-use super::provider::{Limits, Provider, Receives, Sends};
+use super::provider::{Limits, MadePair, Provider, Receives, Sends};
 use super::query::PairState;
 use super::rxe::{MappingInfo, ReceiveRing, SendRing};
 use super::siw::{PairInfo, ReceiveArray, SendArray};
@@ -207,50 +207,50 @@ struct Create {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
 pub(super) struct Destination {
-    gid: [u8; 16],
-    flow_label: u32,
-    lid: u16,
-    reserved: u16,
-    sgid_index: u8,
-    hop_limit: u8,
-    traffic_class: u8,
-    sl: u8,
-    path_bits: u8,
-    static_rate: u8,
-    is_global: u8,
-    port: u8,
+    pub(super) gid: [u8; 16],
+    pub(super) flow_label: u32,
+    pub(super) lid: u16,
+    pub(super) reserved: u16,
+    pub(super) sgid_index: u8,
+    pub(super) hop_limit: u8,
+    pub(super) traffic_class: u8,
+    pub(super) sl: u8,
+    pub(super) path_bits: u8,
+    pub(super) static_rate: u8,
+    pub(super) is_global: u8,
+    pub(super) port: u8,
 }
 
 /// `struct ib_uverbs_modify_qp`
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
-struct Modify {
-    destination: Destination,
-    alternate: Destination,
-    handle: u32,
-    mask: u32,
-    qkey: u32,
-    receive_psn: u32,
-    send_psn: u32,
-    destination_qpn: u32,
-    access: u32,
-    pkey_index: u16,
-    alternate_pkey_index: u16,
-    state: u8,
-    current_state: u8,
-    mtu: u8,
-    migration: u8,
-    notify_drained: u8,
-    reads: u8,
-    destination_reads: u8,
-    rnr_timer: u8,
-    port: u8,
-    timeout: u8,
-    retries: u8,
-    rnr_retries: u8,
-    alternate_port: u8,
-    alternate_timeout: u8,
-    reserved: [u8; 2],
+pub(super) struct Modify {
+    pub(super) destination: Destination,
+    pub(super) alternate: Destination,
+    pub(super) handle: u32,
+    pub(super) mask: u32,
+    pub(super) qkey: u32,
+    pub(super) receive_psn: u32,
+    pub(super) send_psn: u32,
+    pub(super) destination_qpn: u32,
+    pub(super) access: u32,
+    pub(super) pkey_index: u16,
+    pub(super) alternate_pkey_index: u16,
+    pub(super) state: u8,
+    pub(super) current_state: u8,
+    pub(super) mtu: u8,
+    pub(super) migration: u8,
+    pub(super) notify_drained: u8,
+    pub(super) reads: u8,
+    pub(super) destination_reads: u8,
+    pub(super) rnr_timer: u8,
+    pub(super) port: u8,
+    pub(super) timeout: u8,
+    pub(super) retries: u8,
+    pub(super) rnr_retries: u8,
+    pub(super) alternate_port: u8,
+    pub(super) alternate_timeout: u8,
+    pub(super) reserved: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Create>() == 56 && size_of::<Modify>() == 112);
@@ -293,7 +293,7 @@ impl Modify {
 }
 
 impl Destination {
-    fn of(path: &PathAttributes) -> Self {
+    pub(super) fn of(path: &PathAttributes) -> Self {
         Self {
             gid: path.gid,
             flow_label: path.flow_label,
@@ -335,13 +335,54 @@ impl Context {
         (send_to, receive_to): (&CompletionQueue, &CompletionQueue),
         capacity: Capacity<'_>,
     ) -> Result<QueuePair<T, Reset>, Error> {
-        let what = "make a queue pair";
+        let (what, open) = ("make a queue pair", &self.open);
+        let id = unique();
+        let (handle, number, send, receive) = match open.maker(what)? {
+            None => self.pair(what, T::KIND, id, domain, [send_to, receive_to], capacity)?,
+            Some(maker) => {
+                let queues = [send_to, receive_to].map(|queue| queue.handle.pointer());
+                let made = maker.pair(open, T::KIND, domain.0.pointer(), queues, &capacity);
+                let MadePair { made, number, send, receive } =
+                    made.map_err(|error| open.failed(what, error))?;
+                (Handle::made(open, made), number, send, receive)
+            }
+        };
+        let shared = match capacity.receive {
+            Receiving::Own(_) => None,
+            Receiving::Shared(queue) => Some(&queue.handle),
+        };
+        let pair = Arc::new(Pair {
+            handle: handle.number,
+            number,
+            send: Outstanding::new(send.limits().requests),
+            receive: Outstanding::new(receive.as_ref().map_or(0, |r| r.limits().requests)),
+            is_destroyed: false.into(),
+            groups: Mutex::default(),
+        });
+        join(&pair, &send_to.joining, &receive_to.joining);
+        let pair = Own(Arc::clone(open), pair);
+        open.life.held().ok_or(Error::Gone(what))?.pairs.push(Arc::downgrade(&pair.1));
+        let queues = [&send_to.handle, &receive_to.handle].into_iter().chain(shared);
+        let of = (domain.clone(), queues.cloned().collect());
+        let port = PortNum(1);
+        Ok(QueuePair { send, receive, pair, id, handle, port, _of: of, kind: PhantomData })
+    }
+
+    /// By a command of its own.
+    fn pair(
+        &self,
+        what: &'static str,
+        kind: u8,
+        id: u64,
+        domain: &ProtectionDomain,
+        [send_to, receive_to]: [&CompletionQueue; 2],
+        capacity: Capacity<'_>,
+    ) -> Result<Queues, Error> {
         let provider = Provider::of(self.open.driver)?;
         let (receive_requests, shared) = match capacity.receive {
             Receiving::Own(requests) => (requests, None),
             Receiving::Shared(queue) => (0, Some(&queue.handle)),
         };
-        let id = unique();
         let request = Create {
             user_handle: id,
             domain: domain.0.number,
@@ -353,7 +394,7 @@ impl Context {
             send_sge: capacity.sge,
             receive_sge: if shared.is_some() { 0 } else { capacity.sge },
             inline: capacity.inline,
-            kind: T::KIND,
+            kind,
             has_srq: u8::from(shared.is_some()),
             ..Create::new_zeroed()
         };
@@ -398,23 +439,12 @@ impl Context {
             })
         });
         let receive = receive.transpose()?;
-        let pair = Arc::new(Pair {
-            handle: handle.number,
-            number,
-            send: Outstanding::new(send.limits().requests),
-            receive: Outstanding::new(receive.as_ref().map_or(0, |r| r.limits().requests)),
-            is_destroyed: false.into(),
-            groups: Mutex::default(),
-        });
-        join(&pair, &send_to.joining, &receive_to.joining);
-        let pair = Own(Arc::clone(open), pair);
-        open.life.held().ok_or(Error::Gone(what))?.pairs.push(Arc::downgrade(&pair.1));
-        let queues = [&send_to.handle, &receive_to.handle].into_iter().chain(shared);
-        let of = (domain.clone(), queues.cloned().collect());
-        let port = PortNum(1);
-        Ok(QueuePair { send, receive, pair, id, handle, port, _of: of, kind: PhantomData })
+        Ok((handle, number, send, receive))
     }
 }
+
+/// A queue pair's: its number on the wire, where requests go, which of the receive queue is None where it is shared.
+type Queues = (Handle, u32, Box<dyn Sends>, Option<Box<dyn Receives>>);
 
 /// Has its requests be completed to these.
 fn join(pair: &Arc<Pair>, send_to: &Arc<Joining>, receive_to: &Arc<Joining>) {
@@ -464,6 +494,10 @@ impl<T, State> QueuePair<T, State> {
 
     fn change(&self, what: &'static str, change: Modify) -> Result<(), Error> {
         let change = Modify { handle: self.handle.number, ..change };
+        if let Some(maker) = self.open().maker(what)? {
+            let outcome = maker.change_pair(self.handle.pointer(), &change);
+            return outcome.map_err(|error| self.open().failed(what, error));
+        }
         self.open().command(what, command::MODIFY_QP, change.as_bytes(), &mut [], &mut [])
     }
 

@@ -77,7 +77,11 @@ impl SharedReceiveQueue {
     /// # Errors
     /// See [`Error`]; `EINVAL` for more than there is room for.
     pub fn set_limit(&mut self, limit: u32) -> Result<(), Error> {
-        let open = &self.handle.open;
+        let (what, open) = ("set the limit of a shared receive queue", &self.handle.open);
+        if let Some(maker) = open.maker(what)? {
+            let outcome = maker.set_limit(self.handle.pointer(), limit);
+            return outcome.map_err(|error| open.failed(what, error));
+        }
         let request = Modify { handle: self.handle.number, mask: LIMIT, requests: 0, limit };
         // rxe wants to know where to say what a queue of another length is mapped as.
         let to_driver: &[u8] = match Provider::of(open.driver)? {
@@ -86,7 +90,7 @@ impl SharedReceiveQueue {
         };
         let outcome =
             open.give(command::MODIFY_SRQ, request.as_bytes(), &mut [], (to_driver, &mut []));
-        outcome.map_err(|error| open.failed("set the limit of a shared receive queue", error))
+        outcome.map_err(|error| open.failed(what, error))
     }
 
     /// The limit; 0 where there is none, or it was told of.
@@ -121,10 +125,16 @@ impl ProtectionDomain {
         requests: u32,
         sge: u32,
     ) -> Result<SharedReceiveQueue, Error> {
-        let open = &self.0.open;
+        let (what, open) = ("make a shared receive queue", &self.0.open);
+        let id = unique();
+        if let Some(maker) = open.maker(what)? {
+            let made = maker.shared_queue(open, self.0.pointer(), requests, sge);
+            let (made, receive) = made.map_err(|error| open.failed(what, error))?;
+            let handle = Arc::new(Handle::made(open, made));
+            return Ok(SharedReceiveQueue { receive, id, handle, _domain: self.clone() });
+        }
         let provider = Provider::of(open.driver)?;
         let domain = self.0.number;
-        let id = unique();
         let request = Create { response: 0, user_handle: id, domain, requests, sge, limit: 0 };
         let mut answer = [0_u32; 4];
         let mut of_rxe = OfRxe::new_zeroed();
@@ -135,7 +145,6 @@ impl ProtectionDomain {
             Provider::Plain => &mut [],
         };
         let (bytes, room) = (request.as_bytes(), answer.as_mut_bytes());
-        let what = "make a shared receive queue";
         open.command(what, command::CREATE_SRQ, bytes, room, from_driver)?;
         let [number, requests, sge, _] = answer;
         let handle = Arc::new(Handle::new(open, number, command::DESTROY_SRQ));

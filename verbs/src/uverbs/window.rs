@@ -95,6 +95,9 @@ impl ProtectionDomain {
     /// See [`Error`]; `EOPNOTSUPP` where the driver has none.
     pub fn memory_window(&self, kind: WindowKind) -> Result<MemoryWindow, Error> {
         let open = &self.0.open;
+        if open.maker.is_some() {
+            return Err(Error::Unsupported("memory windows"));
+        }
         let (domain, kind) = (self.0.number, kind as u8);
         let request = Allocate { response: 0, domain, kind, reserved: [0; 3] };
         let mut answer = [0_u32; 2];

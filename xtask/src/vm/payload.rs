@@ -48,14 +48,17 @@ fn build_programs(repo: &Path) -> Result<PathBuf> {
     Ok(target.join("x86_64-unknown-linux-gnu/release"))
 }
 
-/// Builds the library for C and its example, which are linked dynamically, as such programs are.
-fn c_example(repo: &Path, lab: &Path) -> Result<()> {
+/// Builds what is linked dynamically: the library for C with its example, and the tests of verbs by the C library.
+fn with_c(repo: &Path, lab: &Path) -> Result<()> {
     const LIBRARY: &str = "librdma-sysevent.so.1";
     let target = repo.join("target/guest-c");
     run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--release", "--quiet", "--package", "rdma-sysevent", "--target-dir"])
+        .args(["build", "--release", "--quiet", "--package", "rdma-sysevent", "--package", "guest"])
+        .args(["--lib", "--bin", "guest-tests", "--features", "guest/libibverbs", "--target-dir"])
         .arg(&target)
         .current_dir(repo))?;
+    fs::create_dir_all(lab.join("dynamic"))?;
+    fs::copy(target.join("release/guest-tests"), lab.join("dynamic/guest-tests"))?;
     fs::copy(target.join("release/librdma_sysevent.so"), lab.join(LIBRARY))?;
     run(Command::new("cc")
         .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-I"])
@@ -85,7 +88,7 @@ pub(crate) fn make(repo: &Path, image: &Path, boot: Boot) -> Result<PathBuf> {
         fs::copy(bin.join(program), lab.join(name))
             .with_context(|| format!("cannot copy the program '{program}'"))?;
     }
-    c_example(repo, &lab)?;
+    with_c(repo, &lab)?;
     fs::copy(repo.join("tests/guest/fabric.sh"), lab.join("fabric"))?;
     fs::write(units.join("lab-agent.service"), AGENT_UNIT)?;
     std::os::unix::fs::symlink(

@@ -361,6 +361,7 @@ fn storm(bed: &mut Bed) -> Result<()> {
     }
     bed::plug("rxe", "stays", &bed.nics[0])?;
     // Its own announcement is over: what rdmad counts from here on is the storm's.
+    started()?;
     sh(&format!("systemctl restart {UNIT}"))?;
     wait_for("the device is counted", || Ok(metric("rdma_device_info")? == 1))?;
     let counted = || {

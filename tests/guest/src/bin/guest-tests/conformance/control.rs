@@ -14,11 +14,11 @@ use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::Driver::{Rxe, Siw};
-use super::{CAPACITY, End, Lab, PORT, QKEY, fails, open, refused, succeeds, take};
+use super::{CAPACITY, End, Lab, PORT, QKEY, fails, refused, succeeds, take};
 use crate::bed::sh;
 
 pub(super) fn opened_twice(lab: &Lab) -> Result<()> {
-    let again = open(&lab.name)?;
+    let again = lab.again()?;
     let domains = (0..50).map(|_| again.protection_domain()).collect::<Result<Vec<_>, _>>()?;
     drop(again);
     // What was made of it keeps it open.
@@ -95,7 +95,7 @@ pub(super) fn port_events(lab: &Lab) -> Result<()> {
 }
 
 pub(super) fn let_go(lab: &Lab) -> Result<()> {
-    let context = open(&lab.name)?;
+    let context = lab.again()?;
     let domain = context.protection_domain()?;
     let mut events = context.device_channel()?;
     context.let_go()?;
@@ -105,7 +105,7 @@ pub(super) fn let_go(lab: &Lab) -> Result<()> {
     ensure!(matches!(context.device(), Err(Error::Gone(_))), "it answers");
     ensure!(matches!(domain.memory_region(1, Access(0)), Err(Error::Gone(_))), "it has memory");
     context.let_go()?;
-    open(&lab.name)?.device()?;
+    lab.again()?.device()?;
     Ok(())
 }
 

@@ -381,7 +381,7 @@ pub(super) fn datagrams(lab: &Lab) -> Result<()> {
         // The other one answers, to where it came from.
         let mut header = [0; DATAGRAM_HEADER];
         memory.read(8192, &mut header);
-        let back = lab.context.path_back(received, &header)?;
+        let back = lab.context.path_back(PORT, received, &header)?;
         let (back, qpn) = (lab.domain.address_handle(PORT, &back)?, received.source_qpn);
         one.post_receive(&[receive])?;
         let operation = Operation::SendTo { path: &back, qpn, qkey: QKEY, immediate: None };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rdma_verbs::cm::{Channel, Event, EventKind, Id, Parameters};
-use rdma_verbs::netlink::Socket;
+use rdma_verbs::netlink::{Device, Socket};
 use rdma_verbs::uverbs::{
     Access, Answering, Asking, Capacity, Completion, CompletionQueue, Context, Data, Error, Global,
     MemoryRegion, Operation, Path, Peer, ProtectionDomain, QueuePair, ReadyToSend, ReceiveRequest,
@@ -25,7 +25,33 @@ use super::bed::{self, Bed, sh, with_ours_alone};
 use super::hca::{plug, subnet_manager};
 use super::{Test, both};
 
-pub(crate) const TESTS: &[Test] = &[both("verbs_do_what_they_should", all)];
+pub(crate) const TESTS: &[Test] = &[
+    both("verbs_do_what_they_should", all),
+    both("verbs_by_libibverbs_do_what_they_should", by_libibverbs),
+];
+
+/// What is not done by the C library.
+#[cfg(feature = "libibverbs")]
+const NOT_BY_LIBIBVERBS: &[(&[Driver], &str)] = &[
+    // See `Context::by_libibverbs`.
+    (EVERYWHERE, "a window of a protection domain"),
+    (EVERYWHERE, "a window of what may have none"),
+    (EVERYWHERE, "a window of a queue pair"),
+    (EVERYWHERE, "windows where there are none"),
+    (EVERYWHERE, "more completions than there is room for"),
+    (EVERYWHERE, "the limit of a shared receive queue"),
+    // Its providers for rxe and siw do not change memory regions.
+    (EVERYWHERE, "memory that others may use more"),
+    // Its provider for rxe does not post them: `EINVAL`.
+    (&[Rxe], "atomics where they may not be"),
+    // Its provider for siw says `EINVAL` to these, and takes no receive request that has no room.
+    (&[Siw], "32 bits where there are none"),
+    (&[Siw], "a queue pair that is ended"),
+    (&[Siw], "events, and none missed"),
+    (&[Siw], "a few completions at a time"),
+    // It cannot make so many queues, nor can `ucmatose -c 40`.
+    (&[Siw], "many connections at a time"),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Driver {
@@ -96,6 +122,38 @@ const CASES: &[Case] = &[
 
 fn all(bed: &mut Bed) -> Result<()> {
     with_ours_alone(bed)?;
+    cases(bed, open, |driver, _, where_it_is| where_it_is.contains(&driver))
+}
+
+/// The same by the library that other programs use; it knows nothing of vhca.
+#[cfg(feature = "libibverbs")]
+fn by_libibverbs(bed: &mut Bed) -> Result<()> {
+    let open = |name: &str| {
+        let (mut socket, device) = found(name)?;
+        Ok(Context::by_libibverbs(&mut socket, &device)?)
+    };
+    cases(bed, open, |driver, name, where_it_is| {
+        let is_not = |(drivers, not): &(&[Driver], &str)| drivers.contains(&driver) && *not == name;
+        driver != Vhca && where_it_is.contains(&driver) && !NOT_BY_LIBIBVERBS.iter().any(is_not)
+    })
+}
+
+/// A program that is linked statically cannot load a library: this one's other build does it.
+#[cfg(not(feature = "libibverbs"))]
+fn by_libibverbs(bed: &mut Bed) -> Result<()> {
+    with_ours_alone(bed)?;
+    // It looks at the journal itself.
+    bed.provokes("");
+    sh("/usr/lib/lab/dynamic/guest-tests verbs_by_libibverbs").map(drop)
+}
+
+type OpenBy = fn(&str) -> Result<Context>;
+
+fn cases(
+    bed: &mut Bed,
+    open: OpenBy,
+    is_done: impl Fn(Driver, &str, &[Driver]) -> bool,
+) -> Result<()> {
     // siw holds its users to it, whatever they may do.
     sh("prlimit --pid $PPID --memlock=unlimited")?;
     // rxe's own, of what it refuses and of what fails.
@@ -119,10 +177,11 @@ fn all(bed: &mut Bed) -> Result<()> {
     for (driver, device, netdev, address) in devices {
         let address = address.parse()?;
         for (name, where_it_is, case) in CASES {
-            if !where_it_is.contains(&driver) {
+            if !is_done(driver, name, where_it_is) {
                 continue;
             }
-            let outcome = Lab::new(driver, &device, &netdev, address).and_then(|lab| case(&lab));
+            let outcome =
+                Lab::new(driver, open, &device, &netdev, address).and_then(|lab| case(&lab));
             if let Err(error) = outcome {
                 failed.push(format!("{driver:?}: {name}: {error:#}"));
             }
@@ -141,6 +200,7 @@ const QKEY: u32 = 0x1234;
 /// A device with what each case needs of it.
 struct Lab {
     driver: Driver,
+    open: OpenBy,
     name: String,
     netdev: String,
     address: IpAddr,
@@ -159,10 +219,15 @@ struct End {
 
 type Pairs = [QueuePair<Reliable, ReadyToSend>; 2];
 
-fn open(name: &str) -> Result<Context> {
+fn found(name: &str) -> Result<(Socket, Device)> {
     let mut socket = Socket::open()?;
     let device = socket.devices()?.into_iter().find(|device| device.name == name);
-    Ok(Context::of(&mut socket, &device.context("it has gone")?)?)
+    Ok((socket, device.context("it has gone")?))
+}
+
+fn open(name: &str) -> Result<Context> {
+    let (mut socket, device) = found(name)?;
+    Ok(Context::of(&mut socket, &device)?)
 }
 
 const ALL: [Access; 4] =
@@ -171,11 +236,22 @@ const ALL: [Access; 4] =
 const MEMORY: usize = (1 << 20) + (128 << 10);
 
 impl Lab {
-    fn new(driver: Driver, name: &str, netdev: &str, address: IpAddr) -> Result<Self> {
+    fn new(
+        driver: Driver,
+        open: OpenBy,
+        name: &str,
+        netdev: &str,
+        address: IpAddr,
+    ) -> Result<Self> {
         let context = open(name)?;
         let domain = context.protection_domain()?;
         let (name, netdev) = (name.to_owned(), netdev.to_owned());
-        Ok(Self { driver, name, netdev, address, context, domain })
+        Ok(Self { driver, open, name, netdev, address, context, domain })
+    }
+
+    /// The same device once more.
+    fn again(&self) -> Result<Context> {
+        (self.open)(&self.name)
     }
 
     /// What others may do; siw has no atomics.
