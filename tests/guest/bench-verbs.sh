@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # What verbs cost on rxe, by examples of the crate and by libibverbs' programs in turn: the median of nine runs each, and
 # their ratio. A message back and forth (rdma-pingpong, ibv_rc_pingpong): microseconds, so that less is better. Messages one
-# way, many at a time (rdma-rate, perftest's ib_send_bw and ib_write_bw): how many a second, so that more is better.
+# way, many at a time (rdma-rate, perftest's ib_send_bw and ib_write_bw): how many a second, so that more is better. What one
+# call costs (rdma-cost, and the same in C): instructions, without the kernel's.
 set -eu
 modprobe rdma_rxe
 ip link add bench type dummy
@@ -51,3 +52,21 @@ compare "write -s 65536 -n 1000, 1/s" "rate -o write -s 65536 -n 1000" \
     "perftest ./ib_write_bw -s 65536 -n 1000"
 compare "datagrams -s 64 -n 9984 -l 32, 1/s" "rate -o datagram -s 64 -n 9984 -l 32" \
     "perftest ./ib_send_bw -c UD -s 64 -n 9984 -l 32"
+
+# instructions PROGRAM WHAT COUNT
+instructions() {
+    valgrind --tool=lackey --basic-counts=yes "$1" rxe0 "$2" "$3" 2>&1 |
+        sed -n 's/.*guest instrs: *\([0-9,]*\).*/\1/p' | tr -d ,
+}
+# Of a hundred calls, of which the first may be another.
+call() { echo $((($(instructions "$1" "$2" 101) - $(instructions "$1" "$2" 1)) / 100)); }
+for what in poll receive send; do
+    ours=$(call /usr/lib/lab/rdma-cost $what) theirs=$(call /usr/lib/lab/cost $what)
+    case $what in
+    poll) name="poll an empty queue" ;;
+    receive) name="post a receive request" ;;
+    send) name="post 32 datagrams" ;;
+    esac
+    printf '%-42s %9s %9s   ' "$name, instructions" "$ours" "$theirs"
+    awk "BEGIN { printf \"%.2f\\n\", $ours / $theirs }"
+done

@@ -3,11 +3,13 @@
 
 use std::ffi::c_void;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mremap_fixed, munmap};
+use zerocopy::{Immutable, IntoBytes};
 
 /// Pages of this process. What is in them can change at any time, so they are never a slice.
 #[derive(Debug)]
@@ -77,8 +79,8 @@ impl Pages {
 
     /// The place of `length` bytes.
     fn place(&self, offset: usize, length: usize) -> *mut u8 {
-        let end = offset.checked_add(length);
-        assert!(end.is_some_and(|end| end <= self.length), "beyond the end of shared memory");
+        let fits = length <= self.length && offset <= self.length - length;
+        assert!(fits, "beyond the end of shared memory");
         self.start.as_ptr().cast::<u8>().wrapping_add(offset)
     }
 
@@ -109,6 +111,14 @@ impl Pages {
         }
     }
 
+    /// Some of it, to write several things to.
+    ///
+    /// # Panics
+    /// Where it does not have so many bytes.
+    pub(crate) fn part(&self, offset: usize, length: usize) -> Part<'_> {
+        Part { start: self.place(offset, length), length, pages: PhantomData }
+    }
+
     /// A word that the kernel and this program both use.
     ///
     /// # Panics
@@ -121,6 +131,33 @@ impl Pages {
         // meanwhile do so atomically.
         unsafe {
             AtomicU32::from_ptr(place)
+        }
+    }
+}
+
+/// Some of the pages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    start: *mut u8,
+    length: usize,
+    pages: PhantomData<&'a Pages>,
+}
+
+impl Part<'_> {
+    /// Copies to there.
+    ///
+    /// # Panics
+    /// Where it does not have so many bytes.
+    #[inline]
+    pub(crate) fn write<T: IntoBytes + Immutable + ?Sized>(&self, offset: usize, value: &T) {
+        let bytes = value.as_bytes();
+        let fits = bytes.len() <= self.length && offset <= self.length - bytes.len();
+        assert!(fits, "beyond the end of shared memory");
+        let place = self.start.wrapping_add(offset);
+        #[expect(unsafe_code, reason = "memory that a device reads")]
+        // SAFETY: as for `Pages::write`: the pages that this is a part of are borrowed.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len());
         }
     }
 }

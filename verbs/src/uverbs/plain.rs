@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::command::{self, Post};
 use super::outstanding::Outstanding;
 use super::provider::{Completions, Limits, Receives, Sends};
-use super::work::{Completion, Data, Operation, ReceiveRequest, SIGNALED, SendRequest, Sge};
+use super::work::{Completion, Data, Operation, ReceiveRequest, SIGNALED, SendRequest, Sge, Told};
 use super::{Error, Open};
 
 /// How many completions are taken at a time.
@@ -230,12 +230,13 @@ impl Sends for WorkCalls {
                 if let Operation::SendTo { path, qpn, qkey, .. } = request.operation {
                     union[..3].copy_from_slice(&[path.handle(), qpn, qkey]);
                 }
+                let Told { opcode, beside, .. } = request.operation.told();
                 heads.push(Send {
                     id: request.id,
                     elements: count(regions(request)),
-                    opcode: request.operation.opcode(),
+                    opcode,
                     flags: request.flags(is_inline),
-                    immediate: request.operation.beside(),
+                    immediate: beside,
                     union,
                 });
                 match request.data {

@@ -16,9 +16,9 @@ use std::sync::atomic::Ordering;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::mapped::Slots;
-use super::memory::Pages;
+use super::memory::{Pages, Part};
 use super::provider::{Completions, Limits};
-use super::work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge};
+use super::work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, Told};
 use super::{Error, Open};
 
 const PRODUCER: usize = 128;
@@ -80,9 +80,9 @@ impl Ring {
         self.room > 0
     }
 
-    /// Writes to the next element.
-    fn write(&self, offset: usize, bytes: &[u8]) {
-        self.pages.write(self.place(self.index) + offset, bytes);
+    /// The next element, to be written.
+    fn next(&self) -> Part<'_> {
+        self.pages.part(self.place(self.index), self.element)
     }
 
     /// Lets the kernel see the next element.
@@ -177,32 +177,30 @@ impl Slots<SendRequest<'_>> for SendRing {
     }
 
     fn write(&mut self, request: &SendRequest<'_>) -> Result<(), Error> {
-        let (is_inline, dma, rest) = match request.data {
-            Data::Regions(regions) => {
-                (false, Dma::of(total(regions), regions.len()), regions.as_bytes())
-            }
+        let element = self.ring.next();
+        let (is_inline, dma) = match request.data {
+            Data::Regions(regions) => (false, Dma::written(element, SEND_HEAD, regions)),
             Data::Inline(bytes) => {
-                (true, Dma::of(u32::try_from(bytes.len()).unwrap_or(u32::MAX), 0), bytes)
+                element.write(SEND_HEAD, bytes);
+                (true, Dma::of(u32::try_from(bytes.len()).unwrap_or(u32::MAX), 0))
             }
         };
-        let mut union = request.operation.remote();
-        if let Operation::SendTo { path, qpn, qkey, .. } = request.operation {
+        let Told { opcode, beside, address } = request.operation.told();
+        let (id, flags) = (request.id, request.flags(is_inline));
+        let head = SendHead { id, reserved: 0, opcode, flags, beside };
+        element.write(0, &head);
+        match request.operation {
+            Operation::Send(_)
+            | Operation::Invalidate { .. }
+            | Operation::SendInvalidate { .. } => {}
             // Number, Q_Key, place of the P_Key (that of the queue pair is taken), address handle.
-            union[..4].copy_from_slice(&[qpn, qkey, 0, path.number]);
+            Operation::SendTo { path, qpn, qkey, .. } => {
+                element.write(UNION, &[qpn, qkey, 0, path.number]);
+            }
+            operation => element.write(UNION, &operation.remote()),
         }
-        let head = SendHead {
-            id: request.id,
-            reserved: 0,
-            opcode: request.operation.opcode(),
-            flags: request.flags(is_inline),
-            immediate: request.operation.beside(),
-            union,
-        };
-        let iova = request.operation.address();
-        let progress = Progress { state: [0; 2], iova, ours: [0; 24], dma };
-        self.ring.write(0, head.as_bytes());
-        self.ring.write(PROGRESS, progress.as_bytes());
-        self.ring.write(SEND_HEAD, rest);
+        let progress = Progress { state: [0; 2], iova: address, ours: [0; 24], dma };
+        element.write(PROGRESS, &progress);
         Ok(())
     }
 
@@ -212,7 +210,7 @@ impl Slots<SendRequest<'_>> for SendRing {
 }
 
 /// The head of a send element, as far as a program says what is to be done. A union of 120 bytes ends it, of which nothing after
-/// the first 32 is read; nor is anything up to [`PROGRESS`].
+/// the first 32 is read, and that only by some operations; nor is anything up to [`PROGRESS`].
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
 struct SendHead {
@@ -220,9 +218,10 @@ struct SendHead {
     reserved: u32,
     opcode: u32,
     flags: u32,
-    immediate: [u8; 4],
-    union: [u32; 8],
+    beside: [u8; 4],
 }
+
+const UNION: usize = size_of::<SendHead>();
 
 /// How far it is done.
 #[repr(C)]
@@ -258,15 +257,20 @@ struct Dma {
 }
 
 impl Dma {
+    /// Of these, which are written to an element.
+    fn written(element: Part<'_>, offset: usize, regions: &[Sge]) -> Self {
+        let mut length = 0_u32;
+        for (place, sge) in regions.iter().enumerate() {
+            element.write(offset + place * size_of::<Sge>(), sge);
+            length = length.saturating_add(sge.length);
+        }
+        Self::of(length, regions.len())
+    }
+
     fn of(length: u32, elements: usize) -> Self {
         let elements = u32::try_from(elements).unwrap_or(u32::MAX);
         Self { length, left: length, current: 0, elements, offset: 0, reserved: 0 }
     }
-}
-
-/// How many bytes there are in all.
-fn total(regions: &[Sge]) -> u32 {
-    regions.iter().fold(0, |sum, sge| sum.saturating_add(sge.length))
 }
 
 /// A queue of receive requests, also a shared one.
@@ -299,10 +303,9 @@ impl Slots<ReceiveRequest<'_>> for ReceiveRing {
     }
 
     fn write(&mut self, request: &ReceiveRequest<'_>) -> Result<(), Error> {
-        let dma = Dma::of(total(request.to), request.to.len());
-        let head = ReceiveHead { id: request.id, reserved: 0, dma };
-        self.ring.write(0, head.as_bytes());
-        self.ring.write(RECEIVE_HEAD, request.to.as_bytes());
+        let element = self.ring.next();
+        let dma = Dma::written(element, RECEIVE_HEAD, request.to);
+        element.write(0, &ReceiveHead { id: request.id, reserved: 0, dma });
         Ok(())
     }
 

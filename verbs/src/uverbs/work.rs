@@ -103,19 +103,23 @@ pub enum Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// `enum ib_uverbs_wr_opcode`
-    pub(super) fn opcode(self) -> u32 {
+    /// What every driver is told.
+    #[inline]
+    pub(super) fn told(self) -> Told {
+        let of = |opcode, immediate: Option<u32>, address| {
+            let opcode = opcode + u32::from(immediate.is_some());
+            Told { opcode, beside: immediate.unwrap_or(0).to_be_bytes(), address }
+        };
+        let of_key = |opcode, rkey: u32| Told { opcode, beside: rkey.to_ne_bytes(), address: 0 };
         match self {
-            Self::Write { immediate: None, .. } => 0,
-            Self::Write { .. } => 1,
-            Self::Send(None) | Self::SendTo { immediate: None, .. } => 2,
-            Self::Send(_) | Self::SendTo { .. } => 3,
-            Self::Read { .. } => 4,
-            Self::CompareSwap { .. } => 5,
-            Self::FetchAdd { .. } => 6,
-            Self::Invalidate { .. } => 7,
-            Self::Bind(_) => 8,
-            Self::SendInvalidate { .. } => 9,
+            Self::Write { address, immediate, .. } => of(0, immediate, address),
+            Self::Send(immediate) | Self::SendTo { immediate, .. } => of(2, immediate, 0),
+            Self::Read { address, .. } => of(4, None, address),
+            Self::CompareSwap { address, .. } => of(5, None, address),
+            Self::FetchAdd { address, .. } => of(6, None, address),
+            Self::Invalidate { rkey } => of_key(7, rkey),
+            Self::Bind(_) => of(8, None, 0),
+            Self::SendInvalidate { rkey } => of_key(9, rkey),
         }
     }
 
@@ -130,20 +134,6 @@ impl Operation<'_> {
             Self::CompareSwap { .. } | Self::FetchAdd { .. } => "atomics",
             Self::Bind(_) => "memory windows",
             Self::Invalidate { .. } | Self::SendInvalidate { .. } => "invalidation of keys",
-        }
-    }
-
-    /// The 32 bits beside the data, or the key that becomes invalid.
-    pub(super) fn beside(self) -> [u8; 4] {
-        match self {
-            Self::Send(immediate)
-            | Self::SendTo { immediate, .. }
-            | Self::Write { immediate, .. } => immediate.unwrap_or(0).to_be_bytes(),
-            Self::Invalidate { rkey } | Self::SendInvalidate { rkey } => rkey.to_ne_bytes(),
-            Self::Read { .. }
-            | Self::CompareSwap { .. }
-            | Self::FetchAdd { .. }
-            | Self::Bind(_) => [0; 4],
         }
     }
 
@@ -167,21 +157,17 @@ impl Operation<'_> {
         words[rkey_at] = rkey;
         words
     }
+}
 
+/// What every driver is told of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    /// `enum ib_uverbs_wr_opcode`
+    pub(super) opcode: u32,
+    /// The 32 bits beside the data, or the key that becomes invalid.
+    pub(super) beside: [u8; 4],
     /// Where on the other side.
-    pub(super) fn address(self) -> u64 {
-        match self {
-            Self::Send(_)
-            | Self::SendTo { .. }
-            | Self::Bind(_)
-            | Self::Invalidate { .. }
-            | Self::SendInvalidate { .. } => 0,
-            Self::Write { address, .. }
-            | Self::Read { address, .. }
-            | Self::CompareSwap { address, .. }
-            | Self::FetchAdd { address, .. } => address,
-        }
-    }
+    pub(super) address: u64,
 }
 
 /// `IB_SEND_SIGNALED`
@@ -215,10 +201,9 @@ impl<'a> SendRequest<'a> {
 impl SendRequest<'_> {
     /// `enum ib_send_flags`
     pub(super) fn flags(&self, inline: bool) -> u32 {
-        [(self.fenced, 1), (self.signaled, SIGNALED), (self.solicited, 4), (inline, 8)]
-            .into_iter()
-            .map(|(is_set, flag)| if is_set { flag } else { 0 })
-            .sum()
+        let [fenced, signaled, solicited, inline] =
+            [self.fenced, self.signaled, self.solicited, inline].map(u32::from);
+        fenced | (signaled * SIGNALED) | (solicited << 2) | (inline << 3)
     }
 }
 
@@ -309,7 +294,7 @@ mod tests {
     fn the_union() {
         let (address, rkey) = (0x1_0000_0002_u64.to_le(), 7);
         let [low, high] = [2_u32.to_le(), 1_u32.to_le()];
-        let of = |operation: Operation<'_>| (operation.opcode(), operation.remote());
+        let of = |operation: Operation<'_>| (operation.told().opcode, operation.remote());
         let write = Operation::Write { address, rkey, immediate: None };
         assert_eq!(of(write), (0, [low, high, rkey, 0, 0, 0, 0, 0]));
         let (compare, swap) = (3_u64.to_le(), 4_u64.to_le());

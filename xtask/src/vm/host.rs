@@ -10,7 +10,7 @@ use crate::check::run;
 /// A program, and the Debian package that has it.
 pub(crate) type Needed = (&'static str, &'static str);
 
-pub(crate) const FOR_GUESTS: [Needed; 10] = [
+pub(crate) const FOR_GUESTS: [Needed; 11] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/mmdebstrap", "mmdebstrap"),
     ("/usr/bin/mkfs.erofs", "erofs-utils"),
@@ -21,6 +21,7 @@ pub(crate) const FOR_GUESTS: [Needed; 10] = [
     ("/usr/bin/zstd", "zstd"),
     ("/usr/bin/gcc", "gcc"),
     ("/usr/bin/make", "make"),
+    ("/usr/include/infiniband/verbs.h", "libibverbs-dev"),
 ];
 
 /// What simulates a fabric, without a guest.

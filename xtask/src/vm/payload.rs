@@ -12,11 +12,12 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 10] = [
+const LAB: [&str; 11] = [
     "agent",
     "bench-boot",
     "dm-target",
     "guest-tests",
+    "examples/rdma-cost",
     "examples/rdma-devinfo",
     "examples/rdma-events",
     "examples/rdma-ping",
@@ -48,7 +49,8 @@ fn build_programs(repo: &Path) -> Result<PathBuf> {
     Ok(target.join("x86_64-unknown-linux-gnu/release"))
 }
 
-/// Builds what is linked dynamically: the library for C with its example, and the tests of verbs by the C library.
+/// Builds what is linked dynamically: the library for C with its example, the tests of verbs by the C library, and what
+/// is compared with that.
 fn with_c(repo: &Path, lab: &Path) -> Result<()> {
     const LIBRARY: &str = "librdma-sysevent.so.1";
     let target = repo.join("target/guest-c");
@@ -60,8 +62,16 @@ fn with_c(repo: &Path, lab: &Path) -> Result<()> {
     fs::create_dir_all(lab.join("dynamic"))?;
     fs::copy(target.join("release/guest-tests"), lab.join("dynamic/guest-tests"))?;
     fs::copy(target.join("release/librdma_sysevent.so"), lab.join(LIBRARY))?;
+    const STRICT: [&str; 6] = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2"];
     run(Command::new("cc")
-        .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2", "-I"])
+        .args(STRICT)
+        .arg("-o")
+        .arg(lab.join("cost"))
+        .arg(repo.join("tests/guest/cost.c"))
+        .arg("-libverbs"))?;
+    run(Command::new("cc")
+        .args(STRICT)
+        .arg("-I")
         .arg(repo.join("sysevent/include"))
         .arg("-o")
         .arg(lab.join("c-events"))

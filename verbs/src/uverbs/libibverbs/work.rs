@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::super::outstanding::Outstanding;
 use super::super::provider::{Completions, Limits, Receives, Sends};
-use super::super::work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge};
+use super::super::work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, Told};
 use super::super::{Error, Open};
 use super::abi::{self, Notify, Poll, Post, Receiver, Remote};
 
@@ -151,14 +151,15 @@ impl Posted<abi::Send> {
                 (null(), 1)
             }
         };
+        let Told { opcode, beside, .. } = request.operation.told();
         self.list.push(abi::Send {
             id: request.id,
             next: null_mut(),
             elements,
             count: count(length),
-            opcode: request.operation.opcode(),
+            opcode,
             flags: request.flags(is_inline),
-            beside: request.operation.beside(),
+            beside,
             remote,
             rest: [0; 7],
         });
