@@ -79,8 +79,8 @@ impl Pages {
 
     /// The place of `length` bytes.
     fn place(&self, offset: usize, length: usize) -> *mut u8 {
-        let fits = length <= self.length && offset <= self.length - length;
-        assert!(fits, "beyond the end of shared memory");
+        let end = offset.saturating_add(length);
+        assert!(end <= self.length, "beyond the end of shared memory");
         self.start.as_ptr().cast::<u8>().wrapping_add(offset)
     }
 
@@ -151,8 +151,8 @@ impl Part<'_> {
     #[inline]
     pub(crate) fn write<T: IntoBytes + Immutable + ?Sized>(&self, offset: usize, value: &T) {
         let bytes = value.as_bytes();
-        let fits = bytes.len() <= self.length && offset <= self.length - bytes.len();
-        assert!(fits, "beyond the end of shared memory");
+        let end = offset.saturating_add(bytes.len());
+        assert!(end <= self.length, "beyond the end of shared memory");
         let place = self.start.wrapping_add(offset);
         #[expect(unsafe_code, reason = "memory that a device reads")]
         // SAFETY: as for `Pages::write`: the pages that this is a part of are borrowed.

@@ -209,9 +209,23 @@ impl CompletionQueue {
     ///
     /// # Errors
     /// See [`Error`].
+    #[inline]
     pub fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
         let was_gone = self.handle.open.life.is_gone();
-        let taken = match self.completions.poll(room) {
+        match self.completions.poll(room) {
+            Ok(0) if !was_gone => Ok(0),
+            outcome => self.polled(outcome, was_gone, room),
+        }
+    }
+
+    #[inline(never)]
+    fn polled(
+        &mut self,
+        outcome: Result<usize, Error>,
+        was_gone: bool,
+        room: &mut [Completion],
+    ) -> Result<usize, Error> {
+        let taken = match outcome {
             Ok(taken) => taken,
             Err(Error::Gone(_)) => 0,
             Err(error) => return Err(error),

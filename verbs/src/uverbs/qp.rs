@@ -568,6 +568,7 @@ impl<T, State: CanPostReceive> QueuePair<T, State> {
     ///
     /// # Errors
     /// See [`Error`]; those before the one that is refused are posted. [`Error::Shared`] where they go to a shared queue.
+    #[inline]
     pub fn post_receive(&mut self, requests: &[ReceiveRequest<'_>]) -> Result<(), Error> {
         let receive = self.receive.as_mut().ok_or(Error::Shared)?;
         receive.receive(Some(&self.pair.1.receive), requests)
@@ -731,6 +732,7 @@ impl<T> QueuePair<T, ReadyToSend> {
     ///
     /// # Errors
     /// See [`Error`]; those before the one that is refused are posted.
+    #[inline]
     pub fn post_send(&mut self, requests: &[SendRequest<'_>]) -> Result<(), Error> {
         self.send.send(&self.pair.1.send, requests)
     }

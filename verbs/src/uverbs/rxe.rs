@@ -114,23 +114,28 @@ impl CompletionRing {
     }
 }
 
-impl Completions for CompletionRing {
-    fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
+impl CompletionRing {
+    /// Takes what is there before this index.
+    #[inline(never)]
+    fn take(&mut self, producer: u32, room: &mut [Completion]) -> usize {
         let ring = &mut self.ring;
-        let producer = ring.pages.word(PRODUCER).load(Ordering::Acquire) & ring.mask;
+        let there = producer.wrapping_sub(ring.index) & ring.mask;
         let mut taken = 0;
-        for completion in room {
-            if ring.index == producer {
-                break;
-            }
+        for completion in room.iter_mut().take(there as usize) {
             ring.pages.read(ring.place(ring.index), completion.as_mut_bytes());
             ring.index = ring.index.wrapping_add(1) & ring.mask;
             taken += 1;
         }
-        if taken > 0 {
-            ring.pages.word(CONSUMER).store(ring.index, Ordering::Release);
-        }
-        Ok(taken)
+        ring.pages.word(CONSUMER).store(ring.index, Ordering::Release);
+        taken
+    }
+}
+
+impl Completions for CompletionRing {
+    fn poll(&mut self, room: &mut [Completion]) -> Result<usize, Error> {
+        let producer = self.ring.pages.word(PRODUCER).load(Ordering::Acquire) & self.ring.mask;
+        // Mostly there is nothing.
+        Ok(if self.ring.index == producer { 0 } else { self.take(producer, room) })
     }
 
     fn arm(&mut self, solicited_only: bool) -> Result<(), Error> {
@@ -189,13 +194,13 @@ impl Slots<SendRequest<'_>> for SendRing {
         let (id, flags) = (request.id, request.flags(is_inline));
         let head = SendHead { id, reserved: 0, opcode, flags, beside };
         element.write(0, &head);
-        match request.operation {
+        match &request.operation {
             Operation::Send(_)
             | Operation::Invalidate { .. }
             | Operation::SendInvalidate { .. } => {}
             // Number, Q_Key, place of the P_Key (that of the queue pair is taken), address handle.
             Operation::SendTo { path, qpn, qkey, .. } => {
-                element.write(UNION, &[qpn, qkey, 0, path.number]);
+                element.write(UNION, &[*qpn, *qkey, 0, path.number]);
             }
             operation => element.write(UNION, &operation.remote()),
         }

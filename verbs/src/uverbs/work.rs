@@ -105,13 +105,13 @@ pub enum Operation<'a> {
 impl Operation<'_> {
     /// What every driver is told.
     #[inline]
-    pub(super) fn told(self) -> Told {
+    pub(super) fn told(&self) -> Told {
         let of = |opcode, immediate: Option<u32>, address| {
             let opcode = opcode + u32::from(immediate.is_some());
             Told { opcode, beside: immediate.unwrap_or(0).to_be_bytes(), address }
         };
         let of_key = |opcode, rkey: u32| Told { opcode, beside: rkey.to_ne_bytes(), address: 0 };
-        match self {
+        match *self {
             Self::Write { address, immediate, .. } => of(0, immediate, address),
             Self::Send(immediate) | Self::SendTo { immediate, .. } => of(2, immediate, 0),
             Self::Read { address, .. } => of(4, None, address),

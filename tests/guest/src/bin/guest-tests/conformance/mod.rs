@@ -159,6 +159,7 @@ fn cases(
     // rxe's own, of what it refuses and of what fails.
     bed.provokes("rxe0: ");
     bed.provokes("rdma_rxe: ");
+    bed.provokes("callbacks suppressed");
     let addresses = ["10.9.0.1", "10.9.1.1"];
     for (nic, address) in bed.nics.iter().zip(addresses) {
         sh(&format!("ip addr add {address}/24 dev {nic}"))?;
