@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short, Value};
-use rdma_verbs::netlink::Socket;
+use rdma_verbs::netlink::{Device, Socket};
 use rdma_verbs::uverbs::{
     Access, AddressHandle, Answering, Asking, Capacity, Completion, CompletionChannel,
     CompletionQueue, Context, Data, Datagram, Global, Init, MemoryRegion, Operation, Path, Peer,
@@ -23,7 +23,7 @@ use rdma_verbs::uverbs::{
 use rdma_verbs::{Gid, PortNum};
 
 const USAGE: &str = "rdma-pingpong [-t rc|uc|ud|srq] [-d DEVICE] [-i PORT] [-g GID-INDEX] \
-                     [-p TCP-PORT] [-s SIZE] [-n ROUNDS] [-m MTU] [-e] [HOST]";
+                     [-p TCP-PORT] [-s SIZE] [-n ROUNDS] [-m MTU] [-e] [--libibverbs] [HOST]";
 
 type Error = Box<dyn std::error::Error>;
 
@@ -45,6 +45,7 @@ struct Arguments {
     rounds: u64,
     mtu: u32,
     events: bool,
+    by_libibverbs: bool,
     host: Option<String>,
 }
 
@@ -69,6 +70,7 @@ fn arguments() -> Result<Arguments, Error> {
         rounds: 1000,
         mtu: 1024,
         events: false,
+        by_libibverbs: false,
         host: None,
     };
     let mut parser = lexopt::Parser::from_env();
@@ -91,6 +93,7 @@ fn arguments() -> Result<Arguments, Error> {
             Short('n') | Long("iters") => arguments.rounds = parser.value()?.parse()?,
             Short('m') | Long("mtu") => arguments.mtu = parser.value()?.parse()?,
             Short('e') | Long("events") => arguments.events = true,
+            Long("libibverbs") => arguments.by_libibverbs = true,
             Value(host) if arguments.host.is_none() => arguments.host = Some(host.string()?),
             other => return Err(format!("{}\n{USAGE}", other.unexpected()).into()),
         }
@@ -99,13 +102,26 @@ fn arguments() -> Result<Arguments, Error> {
 }
 
 /// Opens a device by its name, or the first.
-fn open(name: Option<&str>) -> Result<Context, Error> {
+fn open(name: Option<&str>, by_libibverbs: bool) -> Result<Context, Error> {
     let mut socket = Socket::open()?;
     let mut devices = socket.devices()?;
     devices.sort_by_key(|device| device.index);
     let device = devices.into_iter().find(|device| name.is_none_or(|name| name == device.name));
     let device = device.ok_or("there is no such RDMA device")?;
+    if by_libibverbs {
+        return open_by_libibverbs(&mut socket, &device);
+    }
     Ok(Context::of(&mut socket, &device)?)
+}
+
+#[cfg(feature = "libibverbs")]
+fn open_by_libibverbs(socket: &mut Socket, device: &Device) -> Result<Context, Error> {
+    Ok(Context::by_libibverbs(socket, device)?)
+}
+
+#[cfg(not(feature = "libibverbs"))]
+fn open_by_libibverbs(_: &mut Socket, _: &Device) -> Result<Context, Error> {
+    Err("this was built without the feature libibverbs".into())
 }
 
 /// How one queue pair of a side is reached.
@@ -263,7 +279,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Kind::Datagrams => (HEADER, arguments.size.unwrap_or(2048)),
         _ => (0, arguments.size.unwrap_or(4096)),
     };
-    let context = open(arguments.device.as_deref())?;
+    let context = open(arguments.device.as_deref(), arguments.by_libibverbs)?;
     let domain = context.protection_domain()?;
     let memory = domain.memory_region(usize::try_from(header + size)?, Access::LOCAL_WRITE)?;
     let channel = if arguments.events { Some(context.completion_channel()?) } else { None };

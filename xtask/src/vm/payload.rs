@@ -56,11 +56,15 @@ fn with_c(repo: &Path, lab: &Path) -> Result<()> {
     let target = repo.join("target/guest-c");
     run(Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--quiet", "--package", "rdma-sysevent", "--package", "guest"])
-        .args(["--lib", "--bin", "guest-tests", "--features", "guest/libibverbs", "--target-dir"])
+        .args(["--package", "rdma-verbs", "--lib", "--bin", "guest-tests"])
+        .args(["--example", "rdma-pingpong", "--features", "guest/libibverbs", "--target-dir"])
         .arg(&target)
         .current_dir(repo))?;
     fs::create_dir_all(lab.join("dynamic"))?;
-    fs::copy(target.join("release/guest-tests"), lab.join("dynamic/guest-tests"))?;
+    for program in ["guest-tests", "examples/rdma-pingpong"] {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        fs::copy(target.join("release").join(program), lab.join("dynamic").join(name))?;
+    }
     fs::copy(target.join("release/librdma_sysevent.so"), lab.join(LIBRARY))?;
     const STRICT: [&str; 6] = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O2"];
     run(Command::new("cc")

@@ -62,7 +62,7 @@ fn devinfo(bed: &mut Bed) -> Result<()> {
 }
 
 /// Ours with ours, and with libibverbs' as server and as client; reliable and not, datagrams, and sixteen connections with one
-/// receive queue; asleep and awake; messages of several packets, and of one byte. On rxe, whose queues are mapped, and on an HCA that takes system calls.
+/// receive queue; by the C library as well; asleep and awake; messages of several packets, and of one byte. On rxe, whose queues are mapped, and on an HCA that takes system calls.
 fn pingpong(bed: &mut Bed) -> Result<()> {
     with_ours_alone(bed)?;
     bed::plug("rxe", "rxe0", &bed.nics[0])?;
@@ -79,8 +79,17 @@ fn pingpong(bed: &mut Bed) -> Result<()> {
     ] {
         let ours = format!("/usr/lib/lab/rdma-pingpong -t {transport}");
         let theirs = format!("ibv_{transport}_pingpong");
-        for (server, client) in [(&ours, &ours), (&ours, &theirs), (&theirs, &ours)] {
-            for (at, from) in [(&rxe, &rxe), (&a, &b)] {
+        // By the C library, which knows nothing of vhca.
+        let by_c = format!("/usr/lib/lab/dynamic/rdma-pingpong --libibverbs -t {transport}");
+        let (on_rxe, on_vhca) = ((&rxe, &rxe), (&a, &b));
+        for (server, client, at) in [
+            (&ours, &ours, &[on_rxe, on_vhca][..]),
+            (&ours, &theirs, &[on_rxe, on_vhca]),
+            (&theirs, &ours, &[on_rxe, on_vhca]),
+            (&by_c, &ours, &[on_rxe]),
+            (&theirs, &by_c, &[on_rxe]),
+        ] {
+            for (at, from) in at {
                 for options in all {
                     let said = sh(&format!(
                         "timeout 150 {server} {at} {options} >/run/lab/server 2>&1 &
