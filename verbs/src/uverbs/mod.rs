@@ -93,7 +93,9 @@ pub use qp::{
 pub use query::{PairAttributes, PairState};
 pub use srq::SharedReceiveQueue;
 pub use window::{Binding, MemoryWindow, WindowKind};
-pub use work::{Completion, Data, Operation, ReceiveRequest, SendRequest, Sge, WorkStatus};
+pub use work::{
+    Completion, Data, Operation, Placement, ReceiveRequest, SendRequest, Sge, WorkStatus,
+};
 
 use crate::async_events::driver_request;
 use crate::netlink::{Device, Socket};

@@ -77,6 +77,10 @@ impl Access {
     pub const REMOTE_ATOMIC: Self = Self(8);
     /// [Windows](super::MemoryWindow) may be bound to it.
     pub const MW_BIND: Self = Self(16);
+    /// The other side may wait until all can see what it has written (Linux 6.3).
+    pub const FLUSH_GLOBAL: Self = Self(1 << 8);
+    /// The other side may wait until what it has written is persistent, of memory that can be.
+    pub const FLUSH_PERSISTENT: Self = Self(1 << 9);
     /// Writes to it may overtake each other. A driver that does not know what that is may ignore it.
     pub const RELAXED_ORDERING: Self = Self(1 << 20);
 }

@@ -216,7 +216,10 @@ impl Sends for WorkCalls {
             for request in piece {
                 let allowed = match request.operation {
                     // The kernel does not take them this way.
-                    Operation::Bind(_) | Operation::Invalidate { .. } => {
+                    Operation::Bind(_)
+                    | Operation::Invalidate { .. }
+                    | Operation::Flush { .. }
+                    | Operation::AtomicWrite { .. } => {
                         Err(Error::Unsupported(request.operation.word()))
                     }
                     _ => self.limits.allow_send(request),

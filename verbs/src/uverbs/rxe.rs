@@ -190,6 +190,16 @@ impl Slots<SendRequest<'_>> for SendRing {
                 (true, Dma::of(u32::try_from(bytes.len()).unwrap_or(u32::MAX), 0))
             }
         };
+        let dma = match &request.operation {
+            Operation::AtomicWrite { .. } if self.ring.element < SEND_HEAD + 8 => {
+                return Err(Error::TooLong(8, self.ring.element - SEND_HEAD));
+            }
+            Operation::AtomicWrite { value, .. } => {
+                element.write(SEND_HEAD, value);
+                Dma::of(8, 0)
+            }
+            _ => dma,
+        };
         let Told { opcode, beside, address } = request.operation.told();
         let (id, flags) = (request.id, request.flags(is_inline));
         let head = SendHead { id, reserved: 0, opcode, flags, beside };

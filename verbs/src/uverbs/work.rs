@@ -88,6 +88,27 @@ pub enum Operation<'a> {
         /// How much.
         add: u64,
     },
+    /// Replaces eight bytes of the other side in one step (Linux 6.3). There are no other data.
+    AtomicWrite {
+        /// Where, a multiple of eight.
+        address: u64,
+        /// Of the region there.
+        rkey: u32,
+        /// What they become, as they are to stand there.
+        value: [u8; 8],
+    },
+    /// Is done when what was written there before is where it is to be, for which the region allows
+    /// [`FLUSH_GLOBAL`](super::Access::FLUSH_GLOBAL) or [`FLUSH_PERSISTENT`](super::Access::FLUSH_PERSISTENT). There are no data.
+    Flush {
+        /// Where.
+        address: u64,
+        /// How many bytes; None for the whole region.
+        length: Option<u32>,
+        /// Of the region there.
+        rkey: u32,
+        /// Where what was written is to be.
+        placement: Placement,
+    },
     /// Binds a memory window: see [`MemoryWindow::bind`](super::MemoryWindow::bind). There are no data.
     Bind(Binding),
     /// Has a key of this side's (of a window) be nobody's any more. There are no data.
@@ -100,6 +121,15 @@ pub enum Operation<'a> {
         /// It.
         rkey: u32,
     },
+}
+
+/// Where what was written to the other side is (IBTA, memory placement extensions).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Whoever looks there sees it.
+    Visible = 1,
+    /// It is there when the power has failed.
+    Persistent = 2,
 }
 
 impl Operation<'_> {
@@ -120,6 +150,8 @@ impl Operation<'_> {
             Self::Invalidate { rkey } => of_key(7, rkey),
             Self::Bind(_) => of(8, None, 0),
             Self::SendInvalidate { rkey } => of_key(9, rkey),
+            Self::Flush { address, .. } => of(14, None, address),
+            Self::AtomicWrite { address, .. } => of(15, None, address),
         }
     }
 
@@ -131,7 +163,10 @@ impl Operation<'_> {
             Self::Write { immediate: None, .. } => "RDMA writes",
             Self::Send(_) | Self::Write { .. } => "immediate data",
             Self::SendTo { .. } => "datagrams",
-            Self::CompareSwap { .. } | Self::FetchAdd { .. } => "atomics",
+            Self::CompareSwap { .. } | Self::FetchAdd { .. } | Self::AtomicWrite { .. } => {
+                "atomics"
+            }
+            Self::Flush { .. } => "flushes of memory",
             Self::Bind(_) => "memory windows",
             Self::Invalidate { .. } | Self::SendInvalidate { .. } => "invalidation of keys",
         }
@@ -145,8 +180,14 @@ impl Operation<'_> {
             | Self::SendTo { .. }
             | Self::Invalidate { .. }
             | Self::SendInvalidate { .. } => return [0; 8],
-            Self::Write { address, rkey, .. } | Self::Read { address, rkey } => {
-                ([address, 0, 0], rkey, 2)
+            Self::Write { address, rkey, .. }
+            | Self::Read { address, rkey }
+            | Self::AtomicWrite { address, rkey, .. } => ([address, 0, 0], rkey, 2),
+            Self::Flush { address, length, rkey, placement } => {
+                let is_all = u8::from(length.is_none());
+                let how = u32::from_ne_bytes([placement as u8, is_all, 0, 0]);
+                let [low, high] = zerocopy::transmute!(address);
+                return [low, high, length.unwrap_or(0), rkey, how, 0, 0, 0];
             }
             Self::CompareSwap { address, rkey, compare, swap } => {
                 ([address, compare, swap], rkey, 6)
@@ -255,7 +296,7 @@ pub struct Completion {
     pub id: u64,
     /// How it has ended.
     pub status: WorkStatus,
-    /// 0 send, 1 write, 2 read, 3 compare and swap, 4 fetch and add, 5 bind, 6 invalidation, 128 receive, 129 receive of a
+    /// 0 send, 1 write, 2 read, 3 compare and swap, 4 fetch and add, 5 bind, 6 invalidation, 8 flush, 9 atomic write, 128 receive, 129 receive of a
     /// write's 32 bits.
     pub opcode: u32,
     /// The vendor's.
@@ -301,5 +342,10 @@ mod tests {
         let atomic = Operation::CompareSwap { address, rkey, compare, swap };
         assert_eq!(of(atomic), (5, [low, high, 3_u32.to_le(), 0, 4_u32.to_le(), 0, rkey, 0]));
         assert_eq!(of(Operation::Send(Some(1))), (3, [0; 8]));
+        let flush =
+            |length| of(Operation::Flush { address, length, rkey, placement: Placement::Visible });
+        let how = |is_all| u32::from_ne_bytes([1, is_all, 0, 0]);
+        assert_eq!(flush(Some(9)), (14, [low, high, 9, rkey, how(0), 0, 0, 0]));
+        assert_eq!(flush(None), (14, [low, high, 0, rkey, how(1), 0, 0, 0]));
     }
 }

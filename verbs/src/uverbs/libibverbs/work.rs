@@ -130,8 +130,10 @@ impl Posted<abi::Send> {
     fn add(&mut self, request: &SendRequest<'_>) -> Result<(), Error> {
         self.limits.allow_send(request)?;
         let remote = match request.operation {
-            // They take the library's own windows.
-            Operation::Bind(_) => return Err(Error::Unsupported(request.operation.word())),
+            // The first takes the library's own windows, the others are not posted this way.
+            Operation::Bind(_) | Operation::Flush { .. } | Operation::AtomicWrite { .. } => {
+                return Err(Error::Unsupported(request.operation.word()));
+            }
             Operation::SendTo { path, qpn, qkey, .. } => {
                 let path = path.pointer();
                 if path.is_null() {

@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rdma_verbs::uverbs::{
-    Access, Capacity, Completion, DATAGRAM_HEADER, Data, Datagram, Error, Operation, Peer,
-    ReceiveRequest, Receiving, SendRequest, Sge, Unreliable, WorkStatus,
+    Access, Capacity, Completion, DATAGRAM_HEADER, Data, Datagram, Error, MemoryRegion, Operation,
+    Peer, Placement, ReceiveRequest, Receiving, SendRequest, Sge, Unreliable, WorkStatus,
 };
 
-use super::{CAPACITY, End, Lab, PORT, QKEY, fails, pattern, succeeds, take};
+use rustix::io::Errno;
+
+use super::super::bed::sh;
+use super::{CAPACITY, End, Lab, PORT, QKEY, fails, pattern, refused, succeeds, take};
 
 pub(super) fn lengths(lab: &Lab) -> Result<()> {
     let [mut one, mut other] = lab.connected()?;
@@ -240,6 +243,61 @@ pub(super) fn bad_atomics(lab: &Lab) -> Result<()> {
         Operation::FetchAdd { address, rkey, add: 1 },
         Data::Regions(&[one.memory.sge(0, 8)]),
     )?;
+    fails(&mut one.queue, 10)
+}
+
+/// Kernels before 6.3 know neither atomic writes nor flushes.
+fn is_old() -> Result<bool> {
+    Ok(sh("uname -r")?.starts_with("6.1."))
+}
+
+pub(super) fn atomic_write(lab: &Lab) -> Result<()> {
+    let [mut one, other] = lab.connected()?;
+    let (address, rkey) = (other.memory.address() + 8, other.memory.rkey());
+    let (value, none) = ([1, 2, 3, 4, 5, 6, 7, 8], Data::Regions(&[]));
+    one.send(1, Operation::AtomicWrite { address, rkey, value }, none)?;
+    if is_old()? {
+        return fails(&mut one.queue, 2);
+    }
+    let completion = succeeds(&mut one.queue)?;
+    ensure!(completion.opcode == 9, "{completion:?}");
+    ensure!(other.bytes(0, 24) == [&[0; 8][..], &value, &[0; 8]].concat(), "it is not there");
+    // Not at a multiple of eight.
+    one.send(2, Operation::AtomicWrite { address: address + 4, rkey, value }, none)?;
+    fails(&mut one.queue, 9)
+}
+
+pub(super) fn placed(lab: &Lab) -> Result<()> {
+    let flush = |memory: &MemoryRegion, length| {
+        let (address, rkey, placement) = (memory.address(), memory.rkey(), Placement::Visible);
+        Operation::Flush { address, length, rkey, placement }
+    };
+    let none = Data::Regions(&[]);
+    // This memory is not persistent.
+    let persistent = lab.domain.memory_region(64, Access::FLUSH_PERSISTENT);
+    refused(persistent, &[Errno::INVAL, Errno::OPNOTSUPP])?;
+    if is_old()? {
+        return refused(lab.domain.memory_region(64, Access::FLUSH_GLOBAL), &[Errno::INVAL]);
+    }
+    let mut lab = lab.another()?;
+    // The other queue pair does not allow it.
+    let [mut one, other] = lab.connected()?;
+    one.send(1, flush(&other.memory, Some(8)), none)?;
+    fails(&mut one.queue, 9)?;
+    lab.more = Access::FLUSH_GLOBAL;
+    let [mut one, other] = lab.connected()?;
+    let (address, rkey) = (other.memory.address(), other.memory.rkey());
+    let write = Operation::Write { address, rkey, immediate: None };
+    for length in [Some(8), None] {
+        one.send(1, write, Data::Regions(&[one.memory.sge(0, 8)]))?;
+        one.send(2, flush(&other.memory, length), none)?;
+        succeeds(&mut one.queue)?;
+        let completion = succeeds(&mut one.queue)?;
+        ensure!((completion.id, completion.opcode) == (2, 8), "{completion:?}");
+    }
+    // The region does not.
+    let memory = lab.domain.memory_region(64, Access::LOCAL_WRITE | Access::REMOTE_WRITE)?;
+    one.send(3, flush(&memory, Some(8)), none)?;
     fails(&mut one.queue, 10)
 }
 

@@ -44,6 +44,9 @@ const NOT_BY_LIBIBVERBS: &[(&[Driver], &str)] = &[
     (EVERYWHERE, "memory that others may use more"),
     // Its provider for rxe does not post them: `EINVAL`.
     (&[Rxe], "atomics where they may not be"),
+    // They have a way of their own in it, which is not taken.
+    (&[Rxe], "atomic writes"),
+    (&[Rxe], "what was written is where it is to be"),
     // Its provider for siw says `EINVAL` to these, and takes no receive request that has no room.
     (&[Siw], "32 bits where there are none"),
     (&[Siw], "a queue pair that is ended"),
@@ -101,6 +104,8 @@ const CASES: &[Case] = &[
     ("what is read and sent on", EVERYWHERE, data::fenced),
     ("atomics", NOT_SIW, data::atomics),
     ("atomics where they may not be", &[Rxe], data::bad_atomics),
+    ("atomic writes", &[Rxe], data::atomic_write),
+    ("what was written is where it is to be", &[Rxe], data::placed),
     ("a key that nobody has", NOT_SIW, data::bad_key),
     ("memory that was given back", NOT_SIW, data::given_back),
     ("nobody receives", NOT_SIW, data::not_ready),
@@ -202,6 +207,8 @@ const QKEY: u32 = 0x1234;
 struct Lab {
     driver: Driver,
     open: OpenBy,
+    /// What others may do beside what they always may.
+    more: Access,
     name: String,
     netdev: String,
     address: IpAddr,
@@ -247,7 +254,7 @@ impl Lab {
         let context = open(name)?;
         let domain = context.protection_domain()?;
         let (name, netdev) = (name.to_owned(), netdev.to_owned());
-        Ok(Self { driver, open, name, netdev, address, context, domain })
+        Ok(Self { driver, open, more: Access(0), name, netdev, address, context, domain })
     }
 
     /// The same device once more.
@@ -255,10 +262,15 @@ impl Lab {
         (self.open)(&self.name)
     }
 
+    /// The same, to be changed.
+    fn another(&self) -> Result<Self> {
+        Self::new(self.driver, self.open, &self.name, &self.netdev, self.address)
+    }
+
     /// What others may do; siw has no atomics.
     fn access(&self) -> Access {
         let some = if self.driver == Siw { 3 } else { 4 };
-        ALL[..some].iter().fold(Access(0), |all, one| all | *one)
+        ALL[..some].iter().fold(self.more, |all, one| all | *one)
     }
 
     /// To this port itself.
