@@ -88,10 +88,10 @@ impl Channel {
 pub struct CompletionChannel(Arc<Channel>, Arc<Mutex<Foreign>>);
 
 /// Queues that another library has made, by what it has the kernel call them.
-type Foreign = BTreeMap<u64, Told>;
+type Foreign = BTreeMap<u64, Counted>;
 
 #[derive(Debug)]
-struct Told {
+struct Counted {
     /// What its user calls it.
     number: u64,
     /// How many events of it were taken.
@@ -120,9 +120,9 @@ impl CompletionChannel {
         let mut foreign = self.foreign();
         let is_there = self.0.take(Self::TAKE, &mut number)?;
         let mut number = is_there.then(|| u64::from_ne_bytes(number));
-        if let Some(told) = number.and_then(|number| foreign.as_mut()?.get_mut(&number)) {
-            told.events = told.events.wrapping_add(1);
-            number = Some(told.number);
+        if let Some(counted) = number.and_then(|number| foreign.as_mut()?.get_mut(&number)) {
+            counted.events = counted.events.wrapping_add(1);
+            number = Some(counted.number);
         }
         Ok(number)
     }
@@ -137,7 +137,7 @@ impl CompletionChannel {
     #[cfg(feature = "libibverbs")]
     pub(super) fn begin(&self, queue: u64, number: u64) {
         if let Some(mut foreign) = self.foreign() {
-            foreign.insert(queue, Told { number, events: 0 });
+            foreign.insert(queue, Counted { number, events: 0 });
         }
     }
 
@@ -145,8 +145,8 @@ impl CompletionChannel {
     #[cfg(feature = "libibverbs")]
     pub(super) fn end(&self, queue: u64, give_back: impl FnOnce(u32)) {
         let mut foreign = self.foreign();
-        let told = foreign.as_mut().and_then(|foreign| foreign.remove(&queue));
-        give_back(told.map_or(0, |told| told.events));
+        let counted = foreign.as_mut().and_then(|foreign| foreign.remove(&queue));
+        give_back(counted.map_or(0, |counted| counted.events));
     }
 
     /// Waits for an event, at most until then: see [`CompletionChannel::take`].
