@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::channel::CompletionChannel;
 use super::outstanding::Outstanding;
 use super::path::PathAttributes;
-use super::qp::{Capacity, Modify};
+use super::qp::{Capacity, Modify, Queues};
 use super::work::{Completion, Data, ReceiveRequest, SendRequest};
 use super::{Error, Open};
 use crate::driver_name;
@@ -111,16 +111,6 @@ pub(super) struct Made {
     pub(super) number: u32,
 }
 
-/// A queue pair that another library has made.
-#[derive(Debug)]
-pub(super) struct MadePair {
-    pub(super) made: Made,
-    pub(super) number: u32,
-    pub(super) send: Box<dyn Sends>,
-    /// None where it is shared.
-    pub(super) receive: Option<Box<dyn Receives>>,
-}
-
 /// Another library, which gives the kernel the commands that a driver has something to add to, and has the queues as well. The
 /// pointers are those of its own [`Foreign`] objects.
 pub(super) trait Maker: Debug + Send + Sync {
@@ -164,7 +154,7 @@ pub(super) trait Maker: Debug + Send + Sync {
         domain: *mut c_void,
         queues: [*mut c_void; 2],
         capacity: &Capacity<'_>,
-    ) -> io::Result<MadePair>;
+    ) -> io::Result<Queues>;
     fn change_pair(&self, pair: *mut c_void, change: &Modify) -> io::Result<()>;
     fn path(&self, domain: *mut c_void, path: &PathAttributes) -> io::Result<Made>;
 }

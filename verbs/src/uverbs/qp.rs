@@ -12,7 +12,7 @@ use super::objects::{Access, CompletionQueue, Handle, ProtectionDomain, unique};
 use super::outstanding::{Joining, Outstanding, Pair, Sides};
 use super::path::{Path, PathAttributes};
 use super::plain::WorkCalls;
-use super::provider::{Limits, MadePair, Provider, Receives, Sends};
+use super::provider::{Limits, Provider, Receives, Sends};
 use super::query::PairState;
 use super::rxe::{MappingInfo, ReceiveRing, SendRing};
 use super::siw::{PairInfo, ReceiveArray, SendArray};
@@ -342,9 +342,7 @@ impl Context {
             Some(maker) => {
                 let queues = [send_to, receive_to].map(|queue| queue.handle.pointer());
                 let made = maker.pair(open, T::KIND, domain.0.pointer(), queues, &capacity);
-                let MadePair { made, number, send, receive } =
-                    made.map_err(|error| open.failed(what, error))?;
-                (Handle::made(open, made), number, send, receive)
+                made.map_err(|error| open.failed(what, error))?
             }
         };
         let shared = match capacity.receive {
@@ -444,7 +442,7 @@ impl Context {
 }
 
 /// A queue pair's: its number on the wire, where requests go, which of the receive queue is None where it is shared.
-type Queues = (Handle, u32, Box<dyn Sends>, Option<Box<dyn Receives>>);
+pub(super) type Queues = (Handle, u32, Box<dyn Sends>, Option<Box<dyn Receives>>);
 
 /// Has its requests be completed to these.
 fn join(pair: &Arc<Pair>, send_to: &Arc<Joining>, receive_to: &Arc<Joining>) {

@@ -13,9 +13,10 @@ use super::work::Polled;
 use super::{Library, QueueObject, done, its, made, signed, view};
 use crate::uverbs::Open;
 use crate::uverbs::channel::CompletionChannel;
+use crate::uverbs::objects::Handle;
 use crate::uverbs::path::PathAttributes;
-use crate::uverbs::provider::{Completions, Limits, Made, MadePair, Maker, Receives};
-use crate::uverbs::qp::{Capacity, Destination, Modify, Receiving};
+use crate::uverbs::provider::{Completions, Limits, Made, Maker, Receives};
+use crate::uverbs::qp::{Capacity, Destination, Modify, Queues, Receiving};
 
 /// `IBV_SRQ_LIMIT`
 const LIMIT: i32 = 2;
@@ -148,7 +149,7 @@ impl Maker for Library {
         domain: *mut c_void,
         [send_to, receive_to]: [*mut c_void; 2],
         capacity: &Capacity<'_>,
-    ) -> io::Result<MadePair> {
+    ) -> io::Result<Queues> {
         let (domain, send_to, receive_to) = (its(domain)?, its(send_to)?, its(receive_to)?);
         let (receive_requests, shared) = match capacity.receive {
             Receiving::Own(requests) => (requests, None),
@@ -183,7 +184,7 @@ impl Maker for Library {
             Some(_) => None,
             None => Some(Self::posted(open, pair.cast(), context.post_receive, limits)? as _),
         };
-        Ok(MadePair { made, number, send, receive })
+        Ok((Handle::made(open, made), number, send, receive))
     }
 
     fn change_pair(&self, pair: *mut c_void, change: &Modify) -> io::Result<()> {
