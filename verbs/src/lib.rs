@@ -8,6 +8,7 @@
 //! - [`umad`]: management datagrams through a port; [`mad`]: what is in them; [`requests`]: many at once.
 //! - [`sa`]: subnet administration: records, a client, subscriptions; [`dm`]: device management.
 //! - [`uverbs`]: a device as user space has it open: what it and its ports can do, queues and memory; [`cm`]: connections.
+//! - [`iwpm`]: the iWARP port mapper, as the kernel and other hosts' speak to it.
 //! - [`ibsim`]: the same on a fabric that is simulated, without any RDMA.
 //! - [`Watch`]: waits for whatever may change any of that: [`Uevent`]s, [`AsyncEvent`]s, network interfaces.
 //! - [`DeviceEvents`]: which devices there are, and what becomes of them and their ports.
@@ -26,11 +27,13 @@ pub mod dm;
 mod driver;
 pub mod ibsim;
 mod id;
+pub mod iwpm;
 pub mod mad;
 pub mod netlink;
 mod protocol;
 pub mod requests;
 pub mod sa;
+mod sockaddr;
 pub mod sysfs;
 mod uevent;
 pub mod umad;

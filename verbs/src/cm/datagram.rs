@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Channel, Id, address, command, give, sockaddr};
+use super::{Channel, Id, address, command, give};
 use crate::Gid;
+use crate::sockaddr::sockaddr;
 use crate::uverbs::{AddressHandle, Error, PathAttributes, ProtectionDomain};
 
 /// `RDMA_PS_UDP`, and its bit in [`Id::cookie`]: events of datagrams have a form of their own, and do not say so.

@@ -48,7 +48,7 @@ fn explained(text: &Option<String>) -> String {
 
 impl Reason {
     /// Sorts an errno (positive) that the kernel answered with.
-    pub(super) fn from_errno(errno: i32, explanation: Option<String>) -> Self {
+    pub(crate) fn from_errno(errno: i32, explanation: Option<String>) -> Self {
         use rustix::io::Errno;
         match Errno::from_raw_os_error(errno) {
             Errno::PERM | Errno::ACCESS => Self::Permission(explanation),

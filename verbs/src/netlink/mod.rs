@@ -23,3 +23,4 @@ pub use model::{
 };
 pub use monitor::{Monitor, Notice};
 pub use socket::Socket;
+pub(crate) use socket::{NETLINK_RDMA, receive};

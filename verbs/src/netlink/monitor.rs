@@ -5,10 +5,9 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use super::socket::receive;
+use super::socket::{NETLINK_RDMA, receive};
 use super::{Device, Error, Event, Frame, Reason, Socket, message};
 
-const NETLINK_RDMA: isize = 20;
 /// `RDMA_NL_GROUP_NOTIFY`
 const NOTIFY: u32 = 4;
 

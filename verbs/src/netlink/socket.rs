@@ -15,7 +15,7 @@ use super::{
 use crate::{DevIndex, PortNum};
 
 /// `NETLINK_RDMA`.
-const NETLINK_RDMA: isize = 20;
+pub(crate) const NETLINK_RDMA: isize = 20;
 /// The kernel answers at once, except that GET_CHARDEV and NEWLINK may load a module first.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A device that appears while a dump is read makes it start again.
@@ -312,7 +312,7 @@ fn unknown_index(error: &Error) -> bool {
 }
 
 /// One datagram from the kernel; those of other senders are thrown away.
-pub(super) fn receive(
+pub(crate) fn receive(
     socket: &netlink_sys::Socket,
     deadline: Option<Instant>,
 ) -> Result<Vec<u8>, Reason> {
