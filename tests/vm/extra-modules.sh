@@ -40,3 +40,11 @@ build vhca vhca
 siw=drivers/infiniband/sw/siw
 tar -xf "tree/usr/src/$source.tar.xz" --strip-components=1 "$source/$siw"
 build siw $siw CONFIG_RDMA_SIW=m
+# The same as an adapter with a TCP of its own is, whose ports are those that a port mapper has reserved. Not under a
+# module's name: it is loaded by hand, instead of the other.
+sed -i '/IW_F_NO_PORT_MAP/d' $siw/siw_main.c
+sed -i 's/id->local_addr/id->m_local_addr/' $siw/siw_cm.c
+mv "$to/extra/siw.ko" siw.ko
+build siw $siw CONFIG_RDMA_SIW=m
+mv "$to/extra/siw.ko" "$to/extra/siw-mapped"
+mv siw.ko "$to/extra/siw.ko"
