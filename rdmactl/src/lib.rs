@@ -109,6 +109,12 @@ pub enum Command {
         #[arg(long, conflicts_with = "rescan")]
         json: bool,
     },
+    /// The TCP ports behind iWARP listeners and connections, as iwpmd has them
+    Iwpm {
+        /// For programs, with figures of what was asked and answered
+        #[arg(long)]
+        json: bool,
+    },
     /// What happens to devices and ports from now on, after what there is; without end
     Monitor {
         /// For programs: an object a line

@@ -13,6 +13,7 @@ mod env;
 mod fingerprint;
 mod gid;
 mod import;
+mod iwpm;
 mod links;
 mod list;
 mod modules;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
             modules::why(&root, &module)
         }
         Some(Command::Modules { json, .. }) => modules::list(&root, json),
+        Some(Command::Iwpm { json }) => iwpm::run(json),
         Some(Command::Ndd { write, json }) => ndd::run(write, json),
         Some(Command::Srp { rescan, json }) => srp::run(&root, rescan, json),
         Some(Command::Links { json }) => links::list(&root, json),

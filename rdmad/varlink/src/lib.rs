@@ -10,7 +10,8 @@ mod client;
 mod server;
 
 pub use client::call;
-pub use server::{Call, Interface, Reply, listener, serve};
+pub use listenfd::ListenFd;
+pub use server::{Call, Interface, Reply, listener, listener_of, serve};
 
 use serde_json::{Map, Value};
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use listenfd::ListenFd;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -55,9 +56,16 @@ struct Message {
 /// # Errors
 /// What it has opened is no such socket.
 pub fn listener() -> io::Result<Option<UnixListener>> {
-    let Some(listener) = listenfd::ListenFd::from_env().take_unix_listener(0)? else {
-        return Ok(None);
-    };
+    listener_of(&mut ListenFd::from_env())
+}
+
+/// The same where systemd has opened others, too: the first that is one.
+///
+/// # Errors
+/// It cannot be used.
+pub fn listener_of(passed: &mut ListenFd) -> io::Result<Option<UnixListener>> {
+    let found = (0..passed.len()).find_map(|index| passed.take_unix_listener(index).ok().flatten());
+    let Some(listener) = found else { return Ok(None) };
     listener.set_nonblocking(true)?;
     UnixListener::from_std(listener).map(Some)
 }

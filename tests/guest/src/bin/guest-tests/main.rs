@@ -13,6 +13,7 @@ mod conformance;
 mod fabric;
 mod hca;
 mod hotplug;
+mod iwpm;
 mod manager;
 mod many;
 mod modules;
@@ -64,7 +65,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 21] = [
+    let tables: [&[Test]; 22] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -81,6 +82,7 @@ fn main() {
         bus::TESTS,
         srp::TESTS,
         srp_service::TESTS,
+        iwpm::TESTS,
         umad::TESTS,
         verbs::TESTS,
         conformance::TESTS,

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The sockets of a port mapper: ports that it reserves, where it is asked, and where it asks.
+
+use std::collections::HashMap;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rdma_iwpm::mappings::Host;
+use rdma_verbs::iwpm::PORT;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// This host.
+#[derive(Debug)]
+pub(crate) struct ThisHost;
+
+impl Host for ThisHost {
+    type Port = OwnedFd;
+
+    /// A TCP socket that is bound and never listens. Of the one address: others have all their ports still. It need not
+    /// be an address of this network namespace.
+    fn reserve(&mut self, address: SocketAddr) -> io::Result<(OwnedFd, u16)> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = rustix::net::socket_with(
+            family,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            Some(ipproto::TCP),
+        )?;
+        if address.is_ipv4() {
+            sockopt::set_ip_freebind(&socket, true)?;
+        } else {
+            sockopt::set_ipv6_v6only(&socket, true)?;
+            sockopt::set_ipv6_freebind(&socket, true)?;
+        }
+        rustix::net::bind(&socket, &address)?;
+        let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
+        Ok((socket, bound.port()))
+    }
+
+    fn handle(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        // Of a whole number of so few bytes the kernel gives all, or there is no safe way to go on.
+        assert_eq!(read, Ok(bytes.len()), "the kernel has no random numbers");
+        u64::from_ne_bytes(bytes)
+    }
+}
+
+/// Where a port mapper is asked: the port of all addresses of one family.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+/// A datagram: from whom, to which address, and what it says.
+pub(crate) type Datagram = (SocketAddr, Option<IpAddr>, Vec<u8>);
+
+impl Asked {
+    /// None where the host has no such family.
+    pub(crate) fn open(is_v4: bool) -> io::Result<Option<Self>> {
+        let (family, ip) = if is_v4 {
+            (AddressFamily::INET, IpAddr::from(Ipv4Addr::UNSPECIFIED))
+        } else {
+            (AddressFamily::INET6, IpAddr::from(Ipv6Addr::UNSPECIFIED))
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = match rustix::net::socket_with(family, SocketType::DGRAM, flags, None) {
+            Err(Errno::AFNOSUPPORT) => return Ok(None),
+            socket => socket?,
+        };
+        if !is_v4 {
+            sockopt::set_ipv6_v6only(&socket, true)?;
+        }
+        match rustix::net::bind(&socket, &SocketAddr::from((ip, PORT))) {
+            // IPv6 that is switched off, not left out.
+            Err(Errno::ADDRNOTAVAIL) if !is_v4 => return Ok(None),
+            bound => bound?,
+        }
+        let socket = UdpSocket::from_std(socket.into())?;
+        let state = UdpSocketState::new((&socket).into())?;
+        Ok(Some(Self { socket, state }))
+    }
+
+    /// The next datagrams.
+    pub(crate) async fn receive(&self) -> io::Result<Vec<Datagram>> {
+        let mut buffer = vec![0; 1 << 16];
+        let mut meta = [RecvMeta::default()];
+        loop {
+            self.socket.readable().await?;
+            let read = self.socket.try_io(Interest::READABLE, || {
+                let mut buffers = [IoSliceMut::new(&mut buffer)];
+                self.state.recv((&self.socket).into(), &mut buffers, &mut meta)
+            });
+            match read {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let [RecvMeta { addr, len, stride, dst_ip, .. }] = meta;
+        let all = buffer.get(..len).unwrap_or_default();
+        // The kernel may have put several of one sender together.
+        Ok(all.chunks(stride.max(1)).map(|bytes| (addr, dst_ip, bytes.to_vec())).collect())
+    }
+
+    /// Answers from the address that was asked. What cannot be sent now is asked for again.
+    pub(crate) fn answer(&self, from: Option<IpAddr>, to: SocketAddr, datagram: &[u8]) {
+        let transmit = Transmit {
+            destination: to,
+            ecn: None,
+            contents: datagram,
+            segment_size: None,
+            src_ip: from,
+        };
+        let send = || self.state.try_send((&self.socket).into(), &transmit);
+        self.socket.try_io(Interest::WRITABLE, send).ok();
+    }
+}
+
+/// What has come of asking a mapper.
+pub(crate) type Answer = (SocketAddr, io::Result<Vec<u8>>);
+
+/// The mappers of other hosts: a socket for each that hears that one alone.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    sockets: HashMap<SocketAddr, (Rc<UdpSocket>, AbortHandle)>,
+    answers: mpsc::UnboundedSender<Answer>,
+}
+
+impl Peers {
+    /// Their answers come to `answers`.
+    pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>) -> Self {
+        Self { sockets: HashMap::new(), answers }
+    }
+
+    /// Sends to one.
+    pub(crate) fn ask(&mut self, peer: SocketAddr, datagram: &[u8]) {
+        let socket = match self.sockets.get(&peer) {
+            Some((socket, _)) => Ok(Rc::clone(socket)),
+            None => self.open(peer),
+        };
+        let sent = socket.and_then(|socket| socket.try_send(datagram));
+        if let Err(error) = sent
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            // Whoever listens ends with this program.
+            self.answers.send((peer, Err(error))).ok();
+        }
+    }
+
+    /// That one is not asked any more.
+    pub(crate) fn leave(&mut self, peer: SocketAddr) {
+        if let Some((_, task)) = self.sockets.remove(&peer) {
+            task.abort();
+        }
+    }
+
+    fn open(&mut self, peer: SocketAddr) -> io::Result<Rc<UdpSocket>> {
+        let any: IpAddr = if peer.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        socket.connect(peer)?;
+        socket.set_nonblocking(true)?;
+        let socket = Rc::new(UdpSocket::from_std(socket)?);
+        let (of_task, answers) = (Rc::clone(&socket), self.answers.clone());
+        let task = tokio::task::spawn_local(async move {
+            let mut buffer = [0; 128];
+            loop {
+                let read = of_task.recv(&mut buffer).await;
+                let answer = read.map(|length| buffer[..length].to_vec());
+                if answers.send((peer, answer)).is_err() {
+                    return;
+                }
+            }
+        });
+        self.sockets.insert(peer, (Rc::clone(&socket), task.abort_handle()));
+        Ok(socket)
+    }
+}
