@@ -56,6 +56,8 @@ enum Bench {
     Boot,
     /// Messages back and forth and one way on rxe, by our examples, by libibverbs' and by perftest.
     Verbs,
+    /// TCP ports for many iWARP listeners, by our port mapper and by rdma-core's.
+    Iwpm,
 }
 
 #[derive(Subcommand)]
@@ -119,6 +121,9 @@ fn run(command: Command) -> Result<ExitCode> {
                 Bench::Boot => (Boot::RdmaCore, "/usr/lib/lab/bench-boot".to_owned()),
                 Bench::Verbs => {
                     (Boot::Ours, fs::read_to_string(repo.join("tests/guest/bench-verbs.sh"))?)
+                }
+                Bench::Iwpm => {
+                    (Boot::Ours, fs::read_to_string(repo.join("tests/guest/bench-iwpm.sh"))?)
                 }
             };
             let status = vm::exec(repo, &vm::Options::new(Suite::Trixie, boot, 900), &script)?;

@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_secs(10);
 pub enum Output {
     /// Tell the kernel.
     Tell(Message),
-    /// Send to the mapper of another host, from a socket that hears nobody else.
+    /// Send to the mapper of another host.
     Ask(SocketAddr, Vec<u8>),
     /// Nothing more is to be heard of that one.
     Leave(SocketAddr),
@@ -272,10 +272,10 @@ impl<H: Host> Mapper<H> {
         self.out.push(answer(Kind::Accept, reached));
     }
 
-    /// A datagram of a mapper that was asked.
-    pub fn answer(&mut self, peer: SocketAddr, bytes: &[u8], now: Instant) {
+    /// A datagram that has come to where other mappers are asked from.
+    pub fn answer(&mut self, from: SocketAddr, bytes: &[u8], now: Instant) {
         match Datagram::decode(bytes) {
-            Ok(datagram) => self.questions.answer(&mut self.out, peer, &datagram, now),
+            Ok(datagram) => self.questions.answer(&mut self.out, from, &datagram, now),
             Err(_) => self.out.figures.refused += 1,
         }
     }

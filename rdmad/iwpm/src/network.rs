@@ -67,11 +67,7 @@ pub(crate) type Datagram = (SocketAddr, Option<IpAddr>, Vec<u8>);
 impl Asked {
     /// None where the host has no such family.
     pub(crate) fn open(is_v4: bool) -> io::Result<Option<Self>> {
-        let (family, ip) = if is_v4 {
-            (AddressFamily::INET, IpAddr::from(Ipv4Addr::UNSPECIFIED))
-        } else {
-            (AddressFamily::INET6, IpAddr::from(Ipv6Addr::UNSPECIFIED))
-        };
+        let (family, ip) = family(is_v4);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = match rustix::net::socket_with(family, SocketType::DGRAM, flags, None) {
             Err(Errno::AFNOSUPPORT) => return Ok(None),
@@ -126,26 +122,40 @@ impl Asked {
     }
 }
 
-/// What has come of asking a mapper.
+/// What has come to a socket that asks: from whom, and what.
 pub(crate) type Answer = (SocketAddr, io::Result<Vec<u8>>);
 
-/// The mappers of other hosts: a socket for each that hears that one alone.
+/// The mappers of other hosts. All are asked from one port for each family of addresses, by a socket for each that is
+/// connected to it, so that its host can say that nobody is there. A host with several addresses may answer from another
+/// than was asked: that comes to one that is connected to nobody.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    sockets: HashMap<SocketAddr, (Rc<UdpSocket>, AbortHandle)>,
+    sockets: HashMap<SocketAddr, Task>,
+    /// Of IPv4 and IPv6.
+    others: [Option<Task>; 2],
     answers: mpsc::UnboundedSender<Answer>,
+}
+
+/// A socket, and what reads from it until this is dropped.
+#[derive(Debug)]
+struct Task(Rc<UdpSocket>, AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.1.abort();
+    }
 }
 
 impl Peers {
     /// Their answers come to `answers`.
     pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>) -> Self {
-        Self { sockets: HashMap::new(), answers }
+        Self { sockets: HashMap::new(), others: [None, None], answers }
     }
 
     /// Sends to one.
     pub(crate) fn ask(&mut self, peer: SocketAddr, datagram: &[u8]) {
         let socket = match self.sockets.get(&peer) {
-            Some((socket, _)) => Ok(Rc::clone(socket)),
+            Some(Task(socket, _)) => Ok(Rc::clone(socket)),
             None => self.open(peer),
         };
         let sent = socket.and_then(|socket| socket.try_send(datagram));
@@ -159,33 +169,66 @@ impl Peers {
 
     /// That one is not asked any more.
     pub(crate) fn leave(&mut self, peer: SocketAddr) {
-        if let Some((_, task)) = self.sockets.remove(&peer) {
-            task.abort();
-        }
+        self.sockets.remove(&peer);
     }
 
     fn open(&mut self, peer: SocketAddr) -> io::Result<Rc<UdpSocket>> {
-        let any: IpAddr = if peer.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
+        let family = usize::from(peer.is_ipv6());
+        let port = match &self.others[family] {
+            Some(Task(socket, _)) => socket.local_addr()?.port(),
+            None => {
+                let socket = Rc::new(asking(peer, 0)?);
+                self.others[family] = Some(self.answers_of(&socket, None));
+                socket.local_addr()?.port()
+            }
         };
-        let socket = std::net::UdpSocket::bind((any, 0))?;
-        socket.connect(peer)?;
-        socket.set_nonblocking(true)?;
-        let socket = Rc::new(UdpSocket::from_std(socket)?);
-        let (of_task, answers) = (Rc::clone(&socket), self.answers.clone());
+        let socket = asking(peer, port)?;
+        rustix::net::connect(&socket, &peer)?;
+        let socket = Rc::new(socket);
+        let task = self.answers_of(&socket, Some(peer));
+        self.sockets.insert(peer, task);
+        Ok(socket)
+    }
+
+    /// Hands on what comes, of one that is connected or of all others.
+    fn answers_of(&self, socket: &Rc<UdpSocket>, peer: Option<SocketAddr>) -> Task {
+        let (of_task, answers) = (Rc::clone(socket), self.answers.clone());
         let task = tokio::task::spawn_local(async move {
             let mut buffer = [0; 128];
             loop {
-                let read = of_task.recv(&mut buffer).await;
-                let answer = read.map(|length| buffer[..length].to_vec());
-                if answers.send((peer, answer)).is_err() {
+                let read = of_task.recv_from(&mut buffer).await;
+                let answer = match (read, peer) {
+                    (Ok((length, from)), _) => (from, Ok(buffer[..length].to_vec())),
+                    (Err(error), Some(peer)) => (peer, Err(error)),
+                    (Err(_), None) => continue,
+                };
+                if answers.send(answer).is_err() {
                     return;
                 }
             }
         });
-        self.sockets.insert(peer, (Rc::clone(&socket), task.abort_handle()));
-        Ok(socket)
+        Task(Rc::clone(socket), task.abort_handle())
+    }
+}
+
+/// A socket to ask from, at a port that several of this user's can have.
+fn asking(like: SocketAddr, port: u16) -> io::Result<UdpSocket> {
+    let (family, ip) = family(like.is_ipv4());
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    if like.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &SocketAddr::from((ip, port)))?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// All addresses of a family.
+fn family(is_v4: bool) -> (AddressFamily, IpAddr) {
+    if is_v4 {
+        (AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into())
+    } else {
+        (AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into())
     }
 }

@@ -98,24 +98,26 @@ impl Questions {
         self.all.insert(handle, question);
     }
 
-    /// What a mapper has answered.
+    /// What has come to where this host asks from. It is of the mappers' port, of any address: a host with several may
+    /// answer from another than was asked. Nobody else knows the handle.
     pub fn answer(
         &mut self,
         out: &mut Outputs,
-        peer: SocketAddr,
+        from: SocketAddr,
         datagram: &Datagram,
         now: Instant,
     ) {
         let Datagram { kind, handle, connecting, accepting, .. } = *datagram;
         let question = self.all.get_mut(&handle).filter(|question| {
             let local = question.connection.local;
-            question.peer == peer
+            from.port() == PORT
                 && (local.ip(), local.port()) == (connecting.ip(), connecting.port())
         });
         let Some(question) = question else {
             out.figures.refused += 1;
             return;
         };
+        let peer = question.peer;
         self.silent.remove(&peer.ip());
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.refuses = None;

@@ -73,9 +73,9 @@ pub(crate) async fn run() -> Result<()> {
             }
             asked = receive(service.v4.as_ref()) => service.request(asked),
             asked = receive(service.v6.as_ref()) => service.request(asked),
-            Some((peer, answer)) = answers.recv() => match answer {
-                Ok(bytes) => service.mapper.answer(peer, &bytes, Instant::now()),
-                Err(_) => service.mapper.refused(peer, Instant::now()),
+            Some((from, answer)) = answers.recv() => match answer {
+                Ok(bytes) => service.mapper.answer(from, &bytes, Instant::now()),
+                Err(_) => service.mapper.refused(from, Instant::now()),
             },
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                 service.mapper.tick(Instant::now());

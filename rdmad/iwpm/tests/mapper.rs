@@ -343,7 +343,19 @@ fn nobody_is_there() {
     assert_eq!(outputs(&mut mapper), []);
 }
 
-/// I4: an answer is from whom was asked, about what was asked.
+/// A host with several addresses answers from another than was asked: who knows the handle is who was asked.
+#[test]
+fn another_address_of_the_same_host() {
+    let (mut mapper, _) = mapper(9);
+    let now = Instant::now();
+    query(&mut mapper, HERE, THERE, now);
+    mapper.answer(address("10.1.0.2:3935"), &answer(Kind::Accept, HANDLE).encode(), now);
+    let found = Message::Found { sequence: 9, connection: connection("10.0.0.2:40000") };
+    let ack = Output::Ask(address(MAPPER), answer(Kind::Ack, HANDLE).encode());
+    assert_eq!(outputs(&mut mapper), [Output::Tell(found), ack]);
+}
+
+/// I4: an answer is from a mapper that was asked, about what was asked.
 #[test]
 fn not_from_whom_it_should_be() {
     let (mut mapper, _) = mapper(9);
@@ -353,13 +365,13 @@ fn not_from_whom_it_should_be() {
     let peer = address(MAPPER);
     let other_connecting = Datagram { connecting: address("10.0.0.1:50001"), ..good };
     for (from, datagram) in [
-        (address("10.0.0.3:3935"), good),
         (address("10.0.0.2:3936"), good),
+        (address("10.0.0.3:3935"), answer(Kind::Accept, HANDLE + 1)),
         (peer, answer(Kind::Accept, HANDLE + 1)),
         (peer, other_connecting),
         (peer, answer(Kind::Ack, HANDLE)),
         (peer, Datagram { mapped: Some(good.connecting), ..answer(Kind::Request, HANDLE) }),
-        (address("10.0.0.3:3935"), answer(Kind::Reject, HANDLE)),
+        (address("10.0.0.3:60000"), answer(Kind::Reject, HANDLE)),
     ] {
         mapper.answer(from, &datagram.encode(), now);
         assert_eq!(outputs(&mut mapper), [], "{from} {datagram:?}");

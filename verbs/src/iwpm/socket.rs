@@ -3,11 +3,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netlink_sys::SocketAddr;
 use rustix::event::epoll;
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
 use super::kernel::{VERSION, VERSION_BEFORE};
 use super::{Malformed, Message, Request, decode};
@@ -96,6 +97,7 @@ impl Socket {
             let mut messages = netlink_sys::Socket::new(NETLINK_RDMA)?;
             messages.bind_auto()?;
             messages.connect(&SocketAddr::new(0, 0))?;
+            sockopt::set_socket_timeout(&messages, sockopt::Timeout::Recv, Some(DEADLINE))?;
             let port = port(&asked[0])?;
             Ok(Self { asked, any, messages, port, sequence: 0, version: VERSION })
         };
@@ -153,9 +155,8 @@ impl Socket {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = message.encode(self.sequence, self.port, self.version);
         self.messages.send(&bytes, 0).map_err(|error| error_of(what, error))?;
-        let deadline = Some(Instant::now() + DEADLINE);
         loop {
-            let datagram = receive(&self.messages, deadline).map_err(|why| cannot(what, why))?;
+            let datagram = receive(&self.messages, None).map_err(|why| cannot(what, why))?;
             let frames = netlink::decode(&datagram)
                 .map_err(|e| cannot(what, Reason::Garbage(e.to_string())))?;
             let code = frames.into_iter().find_map(|(sequence, _, frame)| match frame {

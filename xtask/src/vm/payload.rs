@@ -12,11 +12,12 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 11] = [
+const LAB: [&str; 12] = [
     "agent",
     "bench-boot",
     "dm-target",
     "guest-tests",
+    "listeners",
     "examples/rdma-cost",
     "examples/rdma-devinfo",
     "examples/rdma-events",

@@ -17,6 +17,8 @@ use super::{Test, better, both};
 pub(crate) const TESTS: &[Test] = &[
     better("port_mapper_comes_and_goes", "its rules take siw for no iWARP device", comes_and_goes),
     both("iwarp_connections_are_mapped", mapped),
+    both("iwarp_connections_over_a_bad_wire", bad_wire),
+    both("port_mapper_speaks_with_debians", debians),
     better("port_mapper_is_killed", "its unit has no Restart=", killed),
     better("a_host_without_a_port_mapper", "I7: it tells the kernel nothing", nobody),
     better("port_mapper_and_bad_datagrams", "it cannot be asked", hostile),
@@ -136,6 +138,109 @@ fn mapped(bed: &mut Bed) -> Result<()> {
     })
 }
 
+/// Mappers' datagrams are lost, come twice, late, and in another order; the connections are on another wire.
+fn bad_wire(bed: &mut Bed) -> Result<()> {
+    with_adapters(bed, |bed| {
+        sh("tc qdisc add dev lo root netem loss 20% duplicate 20% delay 20ms reorder 25%")?;
+        let outcome = listen("-P").and_then(|()| (0..5).try_for_each(|_| connect()));
+        sh("tc qdisc del dev lo root")?;
+        outcome?;
+        if bed.boot == Boot::Ours {
+            let status = now()?;
+            println!("over a bad wire: {}", status["figures"]);
+            ensure!(status["figures"]["accepted"] == 5, "{status}");
+        }
+        Ok(())
+    })
+}
+
+/// What speaks to a port mapper in `labb` for the kernel, which does not do so there.
+const KERNEL: &str = r#"
+import socket, struct, sys
+kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 20)
+kernel.bind((0, 0))
+kernel.settimeout(20)
+own = kernel.getsockname()[0]
+
+def address(ip, port):
+    return struct.pack("=H", 2) + struct.pack(">H", port) + socket.inet_aton(ip) + bytes(120)
+
+def ask(operation, *values):
+    payload = b""
+    for number, value in enumerate((struct.pack("=I", 0), *values), 1):
+        payload += struct.pack("=HH", 4 + len(value), number) + value
+    header = struct.pack("=IHHII", 16 + len(payload), 0x800 + operation, 1, 7, own)
+    kernel.sendto(header + payload, (int(sys.argv[1]), 0))
+    answer = kernel.recv(65536)
+    kind, = struct.unpack_from("=H", answer, 4)
+    assert kind == 0x800 + operation, (hex(kind), answer)
+    values, at = {}, 16
+    while at < len(answer):
+        length, number = struct.unpack_from("=HH", answer, at)
+        values[number] = answer[at + 4:at + length]
+        at += length + 3 & ~3
+    return values
+
+def port(value):
+    return struct.unpack_from(">H", value, 2)[0]
+
+ask(0, b"labb0".ljust(16, b"\0"), b"siwb".ljust(32, b"\0"), b"iWarpPortMapperUser".ljust(32, b"\0"))
+if sys.argv[2] == "listen":
+    print(port(ask(1, address("10.9.0.2", 7174))[3]))
+else:
+    answer = ask(2, address("10.9.0.2", 50000), address("10.9.0.1", 7174))
+    print(port(answer[5]), struct.unpack("=H", answer[6])[0])
+"#;
+
+/// What mappers send each other is what rdma-core's sends and understands: it is asked, and it asks.
+fn debians(bed: &mut Bed) -> Result<()> {
+    super::bed::with_ours_alone(bed)?;
+    with_adapters(bed, |bed| {
+        between()?;
+        bed.file("/run/lab/kernel.py", KERNEL)?;
+        // What it says of its configuration are warnings.
+        let theirs = "-p LogLevelMax=err -p NetworkNamespacePath=/run/netns/labb /usr/lib/lab/peers/iwpmd --systemd";
+        sh(&format!("systemd-run -q --collect --unit=lab-theirs --service-type=notify {theirs}"))?;
+        bed.stop_later("lab-theirs");
+        let by_theirs = |what: &str| {
+            sh(&format!(
+                "ip netns exec labb python3 /run/lab/kernel.py $(systemctl show -P MainPID lab-theirs) {what}"
+            ))
+        };
+        // Somebody listens there, and it is asked where. It answers from another address of its host.
+        let port = by_theirs("listen")?;
+        let outcome = sh("ip netns exec laba timeout 15 rping -c -a 10.9.0.2 -C 1 2>&1");
+        let said = bed.journal("-k")?;
+        ensure!(outcome.is_err(), "nobody listens at port {port}, and it is connected to");
+        ensure!(figure("accepted")? == 1 && !said.contains("Reject"), "{}, {said}", now()?);
+        // Somebody listens here, and it asks where: by the same way.
+        sh("ip -n labb route add 10.9.0.1/32 via 10.9.1.1
+            ip netns exec laba timeout 60 rping -s -a 10.9.0.1 -C 1 >/dev/null 2>&1 &
+            timeout 20 sh -c 'until rdmactl iwpm | grep -q 10.9.0.1:7174; do sleep 0.1; done'")?;
+        let status = now()?;
+        let mapped = status["mappings"][0]["mapped"].as_str().unwrap_or_default().to_owned();
+        let told = by_theirs("connect")?;
+        ensure!(format!("10.9.0.1:{told}") == format!("{mapped} 0"), "{told}, not {mapped}");
+        ensure!(figure("granted")? == 1, "{}", now()?);
+        // One that is not there.
+        sh("pkill rping
+            timeout 20 sh -c 'while rdmactl iwpm | grep -q 10.9.0.1:7174; do sleep 0.1; done'")?;
+        let told = by_theirs("connect")?;
+        ensure!(told == "7174 16", "{told}");
+        Ok(())
+    })
+}
+
+/// 10.9.0.2 is no address of the mapper's namespace any more, but that of `labb`, on a wire of their own.
+fn between() -> Result<()> {
+    sh("ip addr del 10.9.0.2/32 dev lab0
+        ip link add lab1 type veth peer name labb1 netns labb
+        ip addr add 10.9.1.1/24 dev lab1; ip link set lab1 up
+        ip -n labb addr add 10.9.1.2/24 dev labb1; ip -n labb link set labb1 up
+        ip route add 10.9.0.2/32 via 10.9.1.2")
+    .map(drop)
+}
+
 /// A mapper that is killed has its mappings again, under the same ports, and connections come.
 fn killed(bed: &mut Bed) -> Result<()> {
     bed.provokes("iwpmd.service: Main process exited");
@@ -182,14 +287,8 @@ fn nobody(bed: &mut Bed) -> Result<()> {
         sh(&format!("systemctl stop {UNIT}"))?;
         listen("-P")?;
         ensure!(listening()? == [7174], "{:?}", listening()?);
-        sh(&format!(
-            "ip addr del 10.9.0.2/32 dev lab0
-             ip link add lab1 type veth peer name labb1 netns labb
-             ip addr add 10.9.1.1/24 dev lab1; ip link set lab1 up
-             ip -n labb addr add 10.9.1.2/24 dev labb1; ip -n labb link set labb1 up
-             ip route add 10.9.0.2/32 via 10.9.1.2
-             systemctl start {UNIT}"
-        ))?;
+        between()?;
+        sh(&format!("systemctl start {UNIT}"))?;
         connect()?;
         let waited = bed.journal("-k")?.matches("Timeout 10 sec for netlink request").count();
         ensure!(waited == 0, "the kernel has waited for an answer");
