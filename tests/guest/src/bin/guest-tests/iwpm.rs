@@ -3,10 +3,10 @@
 //!
 //! siw has the host's own TCP and needs none; the lab has it also as an adapter with a TCP of its own would be
 //! (`siw-mapped`). It still takes its ports of the host, so that its connections are made in network namespaces of their
-//! own (`laba`, 10.9.0.1, and `labb`, 10.9.0.2), where nothing is reserved; the port mapper, in the initial one, has both
-//! addresses, and is asked by itself.
+//! own (`laba`, 10.9.0.1 and fd00:9::1, and `labb`, 10.9.0.2 and fd00:9::2), where nothing is reserved; the port mapper, in
+//! the initial one, has all these addresses, and is asked by itself.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -26,6 +26,8 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const UNIT: &str = "iwpmd.service";
+/// Who is connected to.
+const THERE: &str = "10.9.0.2";
 
 /// What `rdmactl iwpm` says.
 fn now() -> Result<Value> {
@@ -80,9 +82,10 @@ fn with_adapters(bed: &mut Bed, test: impl FnOnce(&mut Bed) -> Result<()>) -> Re
         ip netns add laba; ip netns add labb
         ip link add laba0 netns laba type veth peer name labb0 netns labb
         ip -n laba addr add 10.9.0.1/24 dev laba0; ip -n labb addr add 10.9.0.2/24 dev labb0
+        ip -n laba addr add fd00:9::1/64 dev laba0 nodad; ip -n labb addr add fd00:9::2/64 dev labb0 nodad
         ip -n laba link set laba0 up; ip -n labb link set labb0 up
         ip link add lab0 type dummy; ip link set lab0 up
-        ip addr add 10.9.0.1/32 dev lab0; ip addr add 10.9.0.2/32 dev lab0
+        for a in 10.9.0.1/32 10.9.0.2/32 fd00:9::1/128 fd00:9::2/128; do ip addr add $a dev lab0; done
         ip netns exec laba rdma link add siwa type siw netdev laba0
         ip netns exec labb rdma link add siwb type siw netdev labb0
         udevadm settle")?;
@@ -98,21 +101,29 @@ fn with_adapters(bed: &mut Bed, test: impl FnOnce(&mut Bed) -> Result<()>) -> Re
 
 /// Somebody who listens, until a connection is done, or (`-P`) for many.
 fn listen(options: &str) -> Result<()> {
+    listen_at(THERE, options)
+}
+
+fn listen_at(address: &str, options: &str) -> Result<()> {
     let before = listening()?.len();
     sh(&format!(
-        "cd /run/lab; ip netns exec labb timeout 60 rping -s -a 10.9.0.2 -C 3 {options} >/dev/null 2>&1 &"
+        "cd /run/lab; ip netns exec labb timeout 60 rping -s -a {address} -C 3 {options} >/dev/null 2>&1 &"
     ))?;
     wait_for("somebody listens", || Ok(listening()?.len() > before))
 }
 
-/// The TCP ports that somebody listens at, of 10.9.0.2 in its namespace.
+/// The TCP ports that somebody listens at in `labb`.
 fn listening() -> Result<Vec<u16>> {
     let said = sh("ip netns exec labb ss -Hltn | awk '{ sub(/.*:/, \"\", $4); print $4 }'")?;
     Ok(said.lines().map(str::parse).collect::<Result<_, _>>()?)
 }
 
 fn connect() -> Result<()> {
-    let said = sh("ip netns exec laba timeout 60 rping -c -v -a 10.9.0.2 -C 3")?;
+    connect_to(THERE)
+}
+
+fn connect_to(address: &str) -> Result<()> {
+    let said = sh(&format!("ip netns exec laba timeout 60 rping -c -v -a {address} -C 3"))?;
     ensure!(said.matches("ping data").count() == 3, "{said}");
     Ok(())
 }
@@ -120,21 +131,26 @@ fn connect() -> Result<()> {
 /// The application's port is 7174, and what is listened at is another.
 fn mapped(bed: &mut Bed) -> Result<()> {
     with_adapters(bed, |bed| {
-        listen("")?;
-        let [port] = listening()?[..] else { bail!("not one listens: {:?}", listening()?) };
-        ensure!(port != 7174, "it is not mapped");
-        // In the mapper's namespace the port is taken, and nobody listens.
-        let taken = TcpListener::bind(("10.9.0.2", port)).err().context("it is not reserved")?;
-        ensure!(taken.kind() == std::io::ErrorKind::AddrInUse, "{taken}");
-        if bed.boot == Boot::Ours {
-            // I11: of this address alone.
-            TcpListener::bind(("10.9.0.1", port)).context("it is reserved at another address")?;
-            let status = now()?;
-            let mapping = &status["mappings"][0];
-            ensure!(mapping["local"] == "10.9.0.2:7174" && mapping["reserved"] == true, "{status}");
+        for (here, there) in [("10.9.0.1", THERE), ("fd00:9::1", "fd00:9::2")] {
+            let (here, there): (IpAddr, IpAddr) = (here.parse()?, there.parse()?);
+            listen_at(&there.to_string(), "")?;
+            let [port] = listening()?[..] else { bail!("not one listens: {:?}", listening()?) };
+            ensure!(port != 7174, "{there} is not mapped");
+            // In the mapper's namespace the port is taken, and nobody listens.
+            let taken = TcpListener::bind((there, port)).err().context("it is not reserved")?;
+            ensure!(taken.kind() == std::io::ErrorKind::AddrInUse, "{taken}");
+            if bed.boot == Boot::Ours {
+                // I11: of this address alone.
+                TcpListener::bind((here, port)).context("it is reserved at another address")?;
+                let status = now()?;
+                let mapping = &status["mappings"][0];
+                let is_it = mapping["local"] == SocketAddr::from((there, 7174)).to_string();
+                ensure!(is_it && mapping["reserved"] == true, "{status}");
+            }
+            connect_to(&there.to_string())?;
+            wait_for("its port is free again", || Ok(TcpListener::bind((there, port)).is_ok()))?;
         }
-        connect()?;
-        wait_for("its port is free again", || Ok(TcpListener::bind(("10.9.0.2", port)).is_ok()))
+        Ok(())
     })
 }
 
