@@ -3,13 +3,15 @@
 //! to be told comes out.
 
 use std::collections::{HashSet, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rdma_verbs::iwpm::{Connection, Datagram, Failure, Kind, LIBRARY, Malformed, Message, Request};
 use serde::Serialize;
 
-use crate::mappings::{Host, Mappings, Refusal, Told};
+use crate::kept::Line;
+use crate::mappings::{Host, Mapping, Mappings, Refusal, Told};
 use crate::questions::Questions;
 
 /// That long a request that is sent again is known to be the same.
@@ -22,6 +24,8 @@ const QUIET: Duration = Duration::from_secs(10);
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
+    /// Keep what has become of a mapping, for a port mapper that is started anew.
+    Keep(Line),
     /// Tell the kernel.
     Tell(Message),
     /// Send to the mapper of another host.
@@ -158,7 +162,10 @@ impl<H: Host> Mapper<H> {
                     self.questions.ask(&mut self.out, handle, sequence, connection, now);
                 }
             }
-            Ok(Request::Remove { local }) => self.mappings.remove(local),
+            Ok(Request::Remove { local }) => {
+                let line = self.mappings.remove(local);
+                self.out.outputs.extend(line.map(Output::Keep));
+            }
             Ok(Request::Mapping { local, mapped, reserve }) => {
                 self.told.0.push(Told { local, mapped, reserve });
             }
@@ -186,7 +193,11 @@ impl<H: Host> Mapper<H> {
     ) -> Option<SocketAddr> {
         self.out.figures.added += 1;
         let (failure, error) = match mapped {
-            Ok(mapped) => return Some(mapped),
+            Ok(mapped) => {
+                let line = self.mappings.find(local).map(Mapping::line);
+                self.out.outputs.extend(line.map(Output::Keep));
+                return Some(mapped);
+            }
             Err(refusal) => refusal,
         };
         self.out.figures.failed += 1;
@@ -204,15 +215,20 @@ impl<H: Host> Mapper<H> {
         let (told, sent) = std::mem::take(&mut self.told);
         // Where there is nothing the kernel says nothing.
         let is_all = !did_stop && sent.unwrap_or(0) as usize == told.len();
-        for (mapped, error) in self.mappings.agree(&mut self.host, &told, is_all, now) {
+        let lost = self.mappings.agree(&mut self.host, &told, is_all, now);
+        self.lost(lost);
+    }
+
+    /// What a port mapper before this one has had.
+    pub fn restore(&mut self, lines: &[Line]) {
+        let lost = self.mappings.restore(&mut self.host, lines);
+        self.lost(lost);
+    }
+
+    fn lost(&mut self, ports: Vec<(SocketAddr, io::Error)>) {
+        for (mapped, error) in ports {
             self.out.push(Output::Warn(format!(
                 "TCP port {mapped} of a mapping was taken meanwhile ({error}): a program that connects to it may reach another"
-            )));
-        }
-        if !is_all {
-            self.out.push(Output::Warn(format!(
-                "the kernel has told of {} listeners and connections only; mappings of others are made anew as they are asked for",
-                told.len()
             )));
         }
     }

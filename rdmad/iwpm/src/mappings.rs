@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rdma_verbs::iwpm::Failure;
 
+use crate::kept::Line;
+
 /// What of the host a table of mappings needs.
 pub trait Host {
     /// A reserved TCP port, until it is dropped.
@@ -46,6 +48,12 @@ impl<P> Mapping<P> {
     /// Whether a port is reserved for it.
     pub fn is_reserved(&self) -> bool {
         self.port.is_some()
+    }
+
+    /// What is kept of it.
+    pub fn line(&self) -> Line {
+        let Self { local, mapped, users, .. } = *self;
+        Line { local, mapped, users, is_reserved: self.is_reserved() }
     }
 }
 
@@ -171,13 +179,29 @@ impl<P> Mappings<P> {
         Ok(mapped)
     }
 
-    /// One less; with the last its port is free again.
-    pub fn remove(&mut self, local: SocketAddr) {
-        let Some(mapping) = self.0.get_mut(&key(local)) else { return };
+    /// One less; with the last its port is free again. What has become of it, if there was one.
+    pub fn remove(&mut self, local: SocketAddr) -> Option<Line> {
+        let mapping = self.0.get_mut(&key(local))?;
         mapping.users -= 1;
-        if mapping.users == 0 {
+        let line = mapping.line();
+        if line.users == 0 {
             self.0.remove(&key(local));
         }
+        Some(line)
+    }
+
+    /// What a port mapper before this one has had. Those of which the ports have been taken by somebody else meanwhile.
+    pub fn restore<H: Host<Port = P>>(
+        &mut self,
+        host: &mut H,
+        lines: &[Line],
+    ) -> Vec<(SocketAddr, io::Error)> {
+        let mut lost = Vec::new();
+        for Line { local, mapped, users, is_reserved } in lines.iter().copied() {
+            let port = reserve_again(host, mapped, is_reserved, &mut lost);
+            self.0.insert(key(local), Mapping { local, mapped, users, port, asked: None });
+        }
+        lost
     }
 
     /// What the kernel has, `told` one by one, is what there is; where that is not all of it (`is_all`), it is no less.
@@ -196,12 +220,8 @@ impl<P> Mappings<P> {
             self.0.entry(key(local)).or_insert_with(|| {
                 // One that could not be mapped goes by its own address.
                 let is_reserved = reserve && mapped != local;
-                let port = is_reserved.then(|| host.reserve(mapped)).transpose();
-                let port = port.unwrap_or_else(|error| {
-                    lost.push((mapped, error));
-                    None
-                });
-                Mapping { local, mapped, users: 0, port: port.map(|(port, _)| port), asked: None }
+                let port = reserve_again(host, mapped, is_reserved, &mut lost);
+                Mapping { local, mapped, users: 0, port, asked: None }
             });
         }
         self.0.retain(|key, mapping| {
@@ -213,5 +233,21 @@ impl<P> Mappings<P> {
             mapping.users > 0
         });
         lost
+    }
+}
+
+/// A port that was reserved before.
+fn reserve_again<H: Host>(
+    host: &mut H,
+    mapped: SocketAddr,
+    is_reserved: bool,
+    lost: &mut Vec<(SocketAddr, io::Error)>,
+) -> Option<H::Port> {
+    match is_reserved.then(|| host.reserve(mapped))? {
+        Ok((port, _)) => Some(port),
+        Err(error) => {
+            lost.push((mapped, error));
+            None
+        }
     }
 }

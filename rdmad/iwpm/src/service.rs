@@ -4,12 +4,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rdma_iwpm::SOCKET;
 use rdma_iwpm::config::Config;
+use rdma_iwpm::kept::{Kept, Line};
 use rdma_iwpm::mapper::{Mapper, Output};
+use rdma_iwpm::mappings::Mapping;
 use rdma_udev_helper::log;
 use rdma_varlink::{Call, Error, Interface, ListenFd, Reply};
 use rdma_verbs::iwpm::{Message, PORT, Received, Socket};
@@ -40,6 +43,8 @@ struct Service {
     v6: Option<Asked>,
     peers: Peers,
     mapper: Mapper<ThisHost>,
+    /// None where there is nothing to keep it in.
+    kept: Option<Kept>,
 }
 
 pub(crate) async fn run() -> Result<()> {
@@ -123,7 +128,19 @@ impl Service {
         anyhow::ensure!(v4.is_some() || v6.is_some(), "this host has no IP addresses");
         let kernel = Socket::open(netlink).context("cannot serve the kernel's iw_cm")?;
         let kernel = watched(kernel)?;
-        Ok(Self { kernel, v4, v6, peers, mapper: Mapper::new(ThisHost) })
+        let mut mapper = Mapper::new(ThisHost);
+        // RuntimeDirectory= of its unit.
+        let path =
+            std::env::var_os("RUNTIME_DIRECTORY").map(|dir| Path::new(&dir).join("mappings"));
+        let kept = path.map(|path| Kept::open(&path)).transpose().unwrap_or_else(|error| {
+            log::warning(format!("cannot keep mappings for when it is started anew: {error}"));
+            None
+        });
+        let kept = kept.map(|(kept, lines)| {
+            mapper.restore(&lines);
+            kept
+        });
+        Ok(Self { kernel, v4, v6, peers, mapper, kept })
     }
 
     fn configure(&self) {
@@ -159,6 +176,12 @@ impl Service {
             let is_lost = self.receive()?;
             self.mapper.agree(did_stop || is_lost, Instant::now());
             self.act()?;
+            self.keep_anew();
+            if did_stop && self.kept.is_none() {
+                log::warning(
+                    "the kernel does not tell of all listeners and connections: others may be given their ports",
+                );
+            }
             if !is_lost {
                 break;
             }
@@ -212,10 +235,36 @@ impl Service {
                         socket.answer(from, to, &datagram);
                     }
                 }
+                Output::Keep(line) => self.keep(&line),
                 Output::Warn(what) => log::warning(what),
             }
         }
         Ok(())
+    }
+
+    fn keep(&mut self, line: &Line) {
+        let Some(kept) = &mut self.kept else { return };
+        let done = kept.push(line);
+        let is_long = kept.is_long(self.mapper.mappings.len());
+        self.kept_or_not(done);
+        if is_long {
+            self.keep_anew();
+        }
+    }
+
+    fn keep_anew(&mut self) {
+        let Some(kept) = &mut self.kept else { return };
+        let done = kept.shorten(self.mapper.mappings.after(None).map(Mapping::line));
+        self.kept_or_not(done);
+    }
+
+    fn kept_or_not(&mut self, done: io::Result<()>) {
+        if let Err(error) = done {
+            log::warning(format!("mappings are not kept for when it is started anew: {error}"));
+            if let Some(kept) = self.kept.take() {
+                kept.discard();
+            }
+        }
     }
 
     fn dump(&self) {

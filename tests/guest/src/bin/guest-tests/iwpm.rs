@@ -7,6 +7,7 @@
 //! the initial one, has all these addresses, and is asked by itself.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -261,6 +262,8 @@ fn between() -> Result<()> {
 fn killed(bed: &mut Bed) -> Result<()> {
     bed.provokes("iwpmd.service: Main process exited");
     bed.provokes("iwpmd.service: Failed with result");
+    // The kernel, where there are more than it tells of.
+    bed.provokes("Insufficient skbs for map info");
     with_adapters(bed, |bed| {
         listen("")?;
         let ports = listening()?;
@@ -288,6 +291,25 @@ fn killed(bed: &mut Bed) -> Result<()> {
         sh(&format!("systemctl reload {UNIT}"))?;
         let after = now()?["mappings"].clone();
         ensure!(before == after && after[0]["users"] == 1, "{before}, {after}");
+        // More than the kernel tells of.
+        let mut many = Command::new("ip")
+            .args(["netns", "exec", "labb", "/usr/lib/lab/listeners", "300", THERE])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()?;
+        wait_for("300 more listen", || Ok(listening()?.len() == 301))?;
+        let before = now()?["mappings"].clone();
+        sh(&format!("systemctl kill -s KILL {UNIT}"))?;
+        wait_for("it is back", || Ok(now().is_ok()))?;
+        let after = now()?["mappings"].clone();
+        let is_reserved = |mapping: &Value| mapping["reserved"] == true;
+        let all_reserved = after.as_array().is_some_and(|all| all.iter().all(is_reserved));
+        ensure!(before == after && all_reserved, "{before}, {after}");
+        drop(many.stdin.take());
+        ensure!(many.wait()?.success(), "they do not end");
+        wait_for("their ports are free", || {
+            Ok(now()?["mappings"].as_array().map(Vec::len) == Some(1))
+        })?;
         ensure!(!bed.journal("-u iwpmd -p warning")?.contains("TCP port"), "a port was lost");
         Ok(())
     })
