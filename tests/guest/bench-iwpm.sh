@@ -27,7 +27,7 @@ peer=/usr/lib/lab/peers/iwpmd
 
 # round PROGRAM COUNT: coming, going, CPU time, memory
 round() {
-    systemd-run -q --unit=bench-iwpmd --service-type=notify -p LimitNOFILE=1048576 "$1" --systemd 2>/dev/null
+    systemd-run -q --unit=bench-iwpmd --service-type=notify -p LimitNOFILE=1048576 -p RuntimeDirectory=bench-iwpmd "$1" --systemd 2>/dev/null
     ip netns exec bench /usr/lib/lab/listeners "$2" $addresses <hold >said &
     exec 7>hold 8<said
     read -r coming <&8

@@ -11,7 +11,7 @@ use rdma_verbs::iwpm::{Connection, Datagram, Failure, Kind, LIBRARY, Malformed, 
 use serde::Serialize;
 
 use crate::kept::Line;
-use crate::mappings::{Host, Mapping, Mappings, Refusal, Told};
+use crate::mappings::{Host, Mapping, Mappings, Told};
 use crate::questions::Questions;
 
 /// That long a request that is sent again is known to be the same.
@@ -63,7 +63,7 @@ impl Outputs {
 /// What has happened so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Figures {
-    /// Listeners and connections that the kernel has asked a mapping for.
+    /// Listeners and connections that have got a mapping.
     pub added: u64,
     /// Those that have got none.
     pub failed: u64,
@@ -147,15 +147,20 @@ impl<H: Host> Mapper<H> {
                     Message::Failed { sequence, failure: Failure::OtherLibrary }
                 }));
             }
+            Ok(Request::Add { sequence, local, .. }) if self.mappings.overlaps(local) => {
+                self.fail(sequence, Failure::Duplicate);
+            }
             Ok(Request::Add { sequence, local, reserve }) => {
-                let mapped = self.mappings.listen(&mut self.host, local, reserve, now);
-                if let Some(mapped) = self.granted_or_told(sequence, local, mapped, now) {
+                if let Some(mapped) = self.add(sequence, local, reserve, now) {
                     self.out.push(Output::Tell(Message::Added { sequence, local, mapped }));
                 }
             }
+            // Nobody connects from all addresses.
+            Ok(Request::Query { sequence, local, .. }) if local.ip().is_unspecified() => {
+                self.fail(sequence, Failure::NoPort);
+            }
             Ok(Request::Query { sequence, local, remote, reserve }) => {
-                let mapped = self.mappings.connect(&mut self.host, local, reserve, now);
-                if let Some(mapped_local) = self.granted_or_told(sequence, local, mapped, now) {
+                if let Some(mapped_local) = self.add(sequence, local, reserve, now) {
                     let connection =
                         Connection { local, remote, mapped_local, mapped_remote: remote };
                     let handle = self.host.handle();
@@ -177,37 +182,39 @@ impl<H: Host> Mapper<H> {
             Ok(Request::Hello { .. }) => {}
             Err(malformed) => {
                 let Malformed { sequence, .. } = malformed;
-                let failure = Failure::Malformed;
-                self.out.push(Output::Tell(Message::Failed { sequence, failure }));
+                self.fail(sequence, Failure::Malformed);
                 self.warn(now, || malformed.to_string());
             }
         }
     }
 
-    fn granted_or_told(
+    fn add(
         &mut self,
         sequence: u32,
         local: SocketAddr,
-        mapped: Result<SocketAddr, Refusal>,
+        reserve: bool,
         now: Instant,
     ) -> Option<SocketAddr> {
-        self.out.figures.added += 1;
-        let (failure, error) = match mapped {
+        match self.mappings.add(&mut self.host, local, reserve, now) {
             Ok(mapped) => {
+                self.out.figures.added += 1;
                 let line = self.mappings.find(local).map(Mapping::line);
                 self.out.outputs.extend(line.map(Output::Keep));
-                return Some(mapped);
+                Some(mapped)
             }
-            Err(refusal) => refusal,
-        };
+            Err(error) => {
+                self.fail(sequence, Failure::NoPort);
+                self.warn(now, || {
+                    format!("cannot reserve a TCP port for {local}, so it goes without: {error}")
+                });
+                None
+            }
+        }
+    }
+
+    fn fail(&mut self, sequence: u32, failure: Failure) {
         self.out.figures.failed += 1;
         self.out.push(Output::Tell(Message::Failed { sequence, failure }));
-        if let Some(error) = error {
-            self.warn(now, || {
-                format!("cannot reserve a TCP port for {local}, so it goes without: {error}")
-            });
-        }
-        None
     }
 
     /// The kernel has told what there is already: all of it, unless it has stopped in the middle.

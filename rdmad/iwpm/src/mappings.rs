@@ -7,8 +7,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use rdma_verbs::iwpm::Failure;
-
 use crate::kept::Line;
 
 /// What of the host a table of mappings needs.
@@ -68,9 +66,6 @@ pub struct Told {
     pub reserve: bool,
 }
 
-/// Why there is no mapping: what the kernel is told, and what it was.
-pub type Refusal = (Failure, Option<io::Error>);
-
 /// All mappings; an address is its port and IP address, without the scope.
 #[derive(Debug)]
 pub struct Mappings<P>(BTreeMap<(u16, IpAddr), Mapping<P>>);
@@ -113,17 +108,9 @@ impl<P> Mappings<P> {
         self.0.get(&key(address)).or_else(|| self.0.get(&wildcard(address)))
     }
 
-    /// One more listener. What all addresses have, none can have by itself, and the other way round.
-    ///
-    /// # Errors
-    /// There is no port for it.
-    pub fn listen<H: Host<Port = P>>(
-        &mut self,
-        host: &mut H,
-        local: SocketAddr,
-        reserve: bool,
-        now: Instant,
-    ) -> Result<SocketAddr, Refusal> {
+    /// Whether nobody can listen there, as somebody has the port at all addresses, or this is all and somebody has it at one.
+    /// Where the same address is there already, another can have it, too.
+    pub fn overlaps(&self, local: SocketAddr) -> bool {
         let all = wildcard(local);
         let overlaps = if key(local) == all {
             // The wildcard comes first of its port and family.
@@ -132,36 +119,20 @@ impl<P> Mappings<P> {
         } else {
             self.0.contains_key(&all)
         };
-        if overlaps && !self.0.contains_key(&key(local)) {
-            return Err((Failure::Duplicate, None));
-        }
-        self.add(host, local, reserve, now)
+        overlaps && !self.0.contains_key(&key(local))
     }
 
-    /// One more connection from an address.
+    /// One more listener at an address, or connection from it: what it is in TCP.
     ///
     /// # Errors
-    /// There is no port for it.
-    pub fn connect<H: Host<Port = P>>(
+    /// No port can be reserved.
+    pub fn add<H: Host<Port = P>>(
         &mut self,
         host: &mut H,
         local: SocketAddr,
         reserve: bool,
         now: Instant,
-    ) -> Result<SocketAddr, Refusal> {
-        if key(local) == wildcard(local) {
-            return Err((Failure::NoPort, None));
-        }
-        self.add(host, local, reserve, now)
-    }
-
-    fn add<H: Host<Port = P>>(
-        &mut self,
-        host: &mut H,
-        local: SocketAddr,
-        reserve: bool,
-        now: Instant,
-    ) -> Result<SocketAddr, Refusal> {
+    ) -> io::Result<SocketAddr> {
         if let Some(mapping) = self.0.get_mut(&key(local)) {
             mapping.users = mapping.users.saturating_add(1);
             mapping.asked = Some(now);
@@ -170,8 +141,7 @@ impl<P> Mappings<P> {
         let (mut mapped, mut port) = (local, None);
         if reserve {
             mapped.set_port(0);
-            let (reserved, number) =
-                host.reserve(mapped).map_err(|error| (Failure::NoPort, Some(error)))?;
+            let (reserved, number) = host.reserve(mapped)?;
             mapped.set_port(number);
             port = Some(reserved);
         }
