@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use rdma_config::Root;
 use rdma_iwpm::SOCKET;
 use rdma_iwpm::config::Config;
 use rdma_iwpm::kept::{Kept, Line};
@@ -144,7 +145,7 @@ impl Service {
     }
 
     fn configure(&self) {
-        let text = match std::fs::read_to_string(CONFIG) {
+        let text = match std::fs::read_to_string(Root::system().path(CONFIG)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return log::warning(format!("cannot read {CONFIG}: {error}")),
