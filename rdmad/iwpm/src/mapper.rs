@@ -266,12 +266,9 @@ impl<H: Host> Mapper<H> {
         // What listens at all addresses is reached at the one that was asked for.
         let mut reached = accepting;
         reached.set_port(mapped_local.port());
-        while self
-            .granted
-            .front()
-            .is_some_and(|(at, _)| now.saturating_duration_since(*at) >= REMEMBERED)
-        {
-            let (_, key) = self.granted.pop_front().expect("there is one");
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= REMEMBERED;
+        while let Some((_, key)) = self.granted.front().copied().filter(|(at, _)| is_old(*at)) {
+            self.granted.pop_front();
             self.is_granted.remove(&key);
         }
         if !self.is_granted.contains(&(from, handle)) {
