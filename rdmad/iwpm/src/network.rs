@@ -88,20 +88,20 @@ impl Asked {
 
     /// The next datagrams.
     pub(crate) async fn receive(&self) -> io::Result<Vec<Datagram>> {
-        let mut buffer = vec![0; 1 << 16];
         let mut meta = [RecvMeta::default()];
-        loop {
+        let buffer = loop {
             self.socket.readable().await?;
+            let mut buffer = vec![0; 1 << 16];
             let read = self.socket.try_io(Interest::READABLE, || {
                 let mut buffers = [IoSliceMut::new(&mut buffer)];
                 self.state.recv((&self.socket).into(), &mut buffers, &mut meta)
             });
             match read {
-                Ok(_) => break,
+                Ok(_) => break buffer,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
-        }
+        };
         let [RecvMeta { addr, len, stride, dst_ip, .. }] = meta;
         let all = buffer.get(..len).unwrap_or_default();
         // The kernel may have put several of one sender together.
@@ -133,7 +133,7 @@ pub(crate) struct Peers {
     sockets: HashMap<SocketAddr, Task>,
     /// Of IPv4 and IPv6.
     others: [Option<Task>; 2],
-    answers: mpsc::UnboundedSender<Answer>,
+    answers: mpsc::Sender<Answer>,
 }
 
 /// A socket, and what reads from it until this is dropped.
@@ -148,7 +148,7 @@ impl Drop for Task {
 
 impl Peers {
     /// Their answers come to `answers`.
-    pub(crate) fn new(answers: mpsc::UnboundedSender<Answer>) -> Self {
+    pub(crate) fn new(answers: mpsc::Sender<Answer>) -> Self {
         Self { sockets: HashMap::new(), others: [None, None], answers }
     }
 
@@ -162,8 +162,8 @@ impl Peers {
         if let Err(error) = sent
             && error.kind() != io::ErrorKind::WouldBlock
         {
-            // Whoever listens ends with this program.
-            self.answers.send((peer, Err(error))).ok();
+            // Where there are too many answers to be read this is asked again.
+            self.answers.try_send((peer, Err(error))).ok();
         }
     }
 
@@ -202,7 +202,7 @@ impl Peers {
                     (Err(error), Some(peer)) => (peer, Err(error)),
                     (Err(_), None) => continue,
                 };
-                if answers.send(answer).is_err() {
+                if answers.send(answer).await.is_err() {
                     return;
                 }
             }

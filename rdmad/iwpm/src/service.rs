@@ -37,6 +37,8 @@ const CONFIG: &str = "/etc/iwpmd.conf";
 const PAGE: usize = 1000;
 /// The kernel is asked again for what there is when some of it was lost on the way, so often.
 const TRIES: u32 = 3;
+/// How many answers of other mappers are read ahead; more wait in their sockets.
+const ANSWERS: usize = 1024;
 
 struct Service {
     kernel: AsyncFd<Socket>,
@@ -64,7 +66,7 @@ pub(crate) async fn run() -> Result<()> {
             }
         });
     }
-    let (sender, mut answers) = mpsc::unbounded_channel();
+    let (sender, mut answers) = mpsc::channel(ANSWERS);
     let mut service = Service::open(Peers::new(sender), netlink(&mut passed))?;
     service.configure();
     service.agree()?;
