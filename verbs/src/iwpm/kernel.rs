@@ -3,15 +3,13 @@
 
 use std::net::SocketAddr;
 
-use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NlasIterator,
-};
+use netlink_packet_core::{DecodeError, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NlasIterator};
 
+use crate::netlink::{framed, push};
 use crate::sockaddr::{sockaddr, socket_address};
 
 /// `RDMA_NL_IWCM`, as it stands in a message's type.
 const IWCM: u16 = 2 << 10;
-const HEADER: usize = 16;
 /// `IWPM_FLAGS_NO_PORT_MAP`: the driver's connections are the host's own.
 const NO_PORT_MAP: u32 = 1;
 
@@ -318,16 +316,11 @@ impl Message {
             }
         };
         let mut header = NetlinkHeader::default();
-        // Addresses and short words: it fits.
-        header.length = u32::try_from(HEADER + attributes.bytes.len()).unwrap_or(u32::MAX);
         header.message_type = IWCM | operation;
         header.flags = NLM_F_REQUEST;
         header.sequence_number = sequence;
         header.port_number = port;
-        let mut bytes = vec![0; HEADER];
-        header.emit(&mut bytes);
-        bytes.extend(attributes.bytes);
-        bytes
+        framed(header, &attributes.bytes)
     }
 }
 
@@ -344,11 +337,7 @@ struct Attributes {
 impl Attributes {
     fn push(&mut self, value: &[u8]) -> &mut Self {
         self.last += 1;
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.bytes.extend(length.to_ne_bytes());
-        self.bytes.extend(self.last.to_ne_bytes());
-        self.bytes.extend(value);
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        push(&mut self.bytes, self.last, value);
         self
     }
 

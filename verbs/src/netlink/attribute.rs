@@ -186,14 +186,19 @@ pub(super) fn decode_all(bytes: &[u8]) -> Result<Vec<Attribute>, DecodeError> {
 pub(super) fn encode_all(attributes: &[Attribute]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (kind, value) in attributes.iter().map(Attribute::parts) {
-        // Ours are short; what came from the kernel had a length that fits.
-        let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        bytes.extend(length.to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        push(&mut bytes, kind, &value);
     }
     bytes
+}
+
+/// One attribute more.
+pub(crate) fn push(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    // Ours are short; what came from the kernel had a length that fits.
+    let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 #[cfg(test)]

@@ -78,19 +78,22 @@ impl Message {
     /// The bytes of a request; `dump` asks for all objects instead of an acknowledgement.
     #[must_use]
     pub fn encode(&self, sequence: u32, dump: bool) -> Vec<u8> {
-        let attributes = encode_all(&self.attributes);
-        let length = HEADER + attributes.len();
         let mut header = NetlinkHeader::default();
-        // Attributes are ours and short; a length that does not fit is one the kernel refuses.
-        header.length = u32::try_from(length).unwrap_or(u32::MAX);
         header.message_type = NLDEV | self.command.0;
         header.flags = NLM_F_REQUEST | if dump { NLM_F_DUMP } else { NLM_F_ACK };
         header.sequence_number = sequence;
-        let mut bytes = vec![0; HEADER];
-        header.emit(&mut bytes);
-        bytes.extend(attributes);
-        bytes
+        framed(header, &encode_all(&self.attributes))
     }
+}
+
+/// A message of this header, with its length, and this payload.
+pub(crate) fn framed(mut header: NetlinkHeader, payload: &[u8]) -> Vec<u8> {
+    // Payloads are ours and short; a length that does not fit is one the kernel refuses.
+    header.length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
+    let mut bytes = vec![0; HEADER];
+    header.emit(&mut bytes);
+    bytes.extend(payload);
+    bytes
 }
 
 /// The netlink messages in one datagram, each with its sequence number and whether the kernel says

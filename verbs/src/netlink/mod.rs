@@ -15,7 +15,9 @@ mod monitor;
 mod socket;
 
 pub use attribute::Attribute;
+pub(crate) use attribute::push;
 pub use error::{Error, Reason};
+pub(crate) use message::framed;
 pub use message::{Command, Frame, Message, decode};
 pub use model::{
     Chardev, Device, Event, HwCounter, NameAssign, Netdev, NodeType, PhysicalState, Port,
