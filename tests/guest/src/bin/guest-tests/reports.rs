@@ -54,6 +54,10 @@ fn monitor(bed: &mut Bed) -> Result<()> {
         })
     };
     told(&a, "added", "")?;
+    // What is told last of a device that was there before.
+    wait_for("its GID is told", || {
+        Ok(events().unwrap_or_default().iter().any(|e| e["device"] == a && e["event"] == "gid"))
+    })?;
     let before = events()?.len();
     sh("sleep 1")?;
     ensure!(events()?.len() == before, "it tells what has not happened: {:?}", events()?);
