@@ -9,6 +9,7 @@
 //! - [`sa`]: subnet administration: records, a client, subscriptions; [`dm`]: device management.
 //! - [`uverbs`]: a device as user space has it open: what it and its ports can do, queues and memory; [`cm`]: connections.
 //! - [`iwpm`]: the iWARP port mapper, as the kernel and other hosts' speak to it.
+//! - [`local_service`]: what the kernel asks before it asks subnet administration.
 //! - [`ibsim`]: the same on a fabric that is simulated, without any RDMA.
 //! - [`Watch`]: waits for whatever may change any of that: [`Uevent`]s, [`AsyncEvent`]s, network interfaces.
 //! - [`DeviceEvents`]: which devices there are, and what becomes of them and their ports.
@@ -28,6 +29,7 @@ mod driver;
 pub mod ibsim;
 mod id;
 pub mod iwpm;
+pub mod local_service;
 pub mod mad;
 pub mod netlink;
 mod protocol;

@@ -3,9 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use rdma_verbs::local_service;
 use rdma_verbs::netlink::{Frame, decode};
 
 fuzz_target!(|bytes: &[u8]| {
+    assert!(local_service::decode(bytes).unwrap_or_default().len() <= bytes.len() / 16 + 1);
     for (_, _, frame) in decode(bytes).unwrap_or_default() {
         if let Frame::Message(message) = frame {
             let again = decode(&message.encode(1, false)).expect("what was encoded decodes");

@@ -2,7 +2,7 @@
 //! Where the kernel asks, and is told.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use netlink_sys::SocketAddr;
@@ -12,7 +12,9 @@ use rustix::net::sockopt;
 
 use super::kernel::{VERSION, VERSION_BEFORE};
 use super::{Malformed, Message, Request, decode};
-use crate::netlink::{self, Error, Frame, NETLINK_RDMA, Reason, receive};
+use crate::netlink::{
+    self, Error, Frame, NETLINK_RDMA, Reason, adopt, cannot, error_of, port, receive,
+};
 
 /// `RDMA_NL_GROUP_IWPM`
 const GROUP: u32 = 2;
@@ -173,29 +175,4 @@ impl Socket {
             }
         }
     }
-}
-
-/// The number that the kernel sends to.
-fn port(socket: &netlink_sys::Socket) -> io::Result<u32> {
-    let mut address = SocketAddr::new(0, 0);
-    socket.get_address(&mut address)?;
-    Ok(address.port_number())
-}
-
-/// A socket that was opened by somebody else. One that is no netlink socket fails at its first use.
-fn adopt(socket: OwnedFd) -> netlink_sys::Socket {
-    #[expect(unsafe_code, reason = "netlink-sys takes sockets as numbers")]
-    // SAFETY: the file is open, and nobody else's.
-    unsafe {
-        netlink_sys::Socket::from_raw_fd(socket.into_raw_fd())
-    }
-}
-
-fn cannot(what: &str, reason: Reason) -> Error {
-    Error { what: format!("cannot {what}"), reason }
-}
-
-fn error_of(what: &str, error: io::Error) -> Error {
-    let unsupported = error.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error());
-    cannot(what, if unsupported { Reason::NoRdma } else { Reason::Errno(error, None) })
 }

@@ -25,4 +25,4 @@ pub use model::{
 };
 pub use monitor::{Monitor, Notice};
 pub use socket::Socket;
-pub(crate) use socket::{NETLINK_RDMA, receive};
+pub(crate) use socket::{NETLINK_RDMA, adopt, cannot, error_of, port, receive};

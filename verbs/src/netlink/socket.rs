@@ -2,11 +2,12 @@
 //! Questions to the kernel.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use netlink_sys::SocketAddr;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::{
     Attribute, Chardev, Command, Device, Error, Frame, HwCounter, Message, Port, Reason, System,
@@ -48,15 +49,8 @@ impl Socket {
             inner.connect(&SocketAddr::new(0, 0))?;
             Ok(inner)
         };
-        let inner = open().map_err(|error: io::Error| {
-            let unsupported = rustix::io::Errno::PROTONOSUPPORT.raw_os_error();
-            let reason = if error.raw_os_error() == Some(unsupported) {
-                Reason::NoRdma
-            } else {
-                Reason::Errno(error, None)
-            };
-            Error { what: "cannot open an RDMA netlink socket".into(), reason }
-        })?;
+        let inner =
+            open().map_err(|error: io::Error| error_of("open an RDMA netlink socket", error))?;
         // Better messages where the kernel has them; without, there is still the errno.
         inner.set_ext_ack(true).ok();
         inner.set_cap_ack(true).ok();
@@ -207,9 +201,7 @@ impl Socket {
         attributes.extend(port.map(|port| Attribute::PortIndex(port.0)));
         match self.ask(&what, Command::GET_CHARDEV, attributes) {
             Ok(answers) => Ok(answers.into_iter().find_map(Chardev::read)),
-            Err(error) if error.reason.errno() == Some(rustix::io::Errno::NOENT.raw_os_error()) => {
-                Ok(None)
-            }
+            Err(error) if error.reason.errno() == Some(Errno::NOENT.raw_os_error()) => Ok(None),
             Err(error) if device.is_some() && unknown_index(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -308,7 +300,7 @@ impl Socket {
 /// The kernel answers `EINVAL` when it does not know an index.
 fn unknown_index(error: &Error) -> bool {
     matches!(error.reason, Reason::Gone(_))
-        || error.reason.errno() == Some(rustix::io::Errno::INVAL.raw_os_error())
+        || error.reason.errno() == Some(Errno::INVAL.raw_os_error())
 }
 
 /// One datagram from the kernel; those of other senders are thrown away.
@@ -323,7 +315,7 @@ pub(crate) fn receive(
             match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&left)) {
                 Ok(0) => return Err(Reason::Timeout),
                 Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
+                Err(Errno::INTR) => continue,
                 Err(errno) => return Err(Reason::Errno(errno.into(), None)),
             }
         }
@@ -335,4 +327,29 @@ pub(crate) fn receive(
             Err(error) => return Err(Reason::Errno(error, None)),
         }
     }
+}
+
+/// The number that the kernel sends to.
+pub(crate) fn port(socket: &netlink_sys::Socket) -> io::Result<u32> {
+    let mut address = SocketAddr::new(0, 0);
+    socket.get_address(&mut address)?;
+    Ok(address.port_number())
+}
+
+/// A socket that was opened by somebody else. One that is no netlink socket fails at its first use.
+pub(crate) fn adopt(socket: OwnedFd) -> netlink_sys::Socket {
+    #[expect(unsafe_code, reason = "netlink-sys takes sockets as numbers")]
+    // SAFETY: the file is open, and nobody else's.
+    unsafe {
+        netlink_sys::Socket::from_raw_fd(socket.into_raw_fd())
+    }
+}
+
+pub(crate) fn cannot(what: &str, reason: Reason) -> Error {
+    Error { what: format!("cannot {what}"), reason }
+}
+
+pub(crate) fn error_of(what: &str, error: io::Error) -> Error {
+    let unsupported = error.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error());
+    cannot(what, if unsupported { Reason::NoRdma } else { Reason::Errno(error, None) })
 }

@@ -193,6 +193,11 @@ layouts! {
     }
 }
 
+impl PathRecord {
+    /// Both components of ServiceID.
+    pub const SERVICE_ID: u64 = 3;
+}
+
 /// The records in an answer of subnet administration: each as long as the answer says, which may be longer than `T` is, or
 /// shorter by what older managers do not send. None where there are none.
 pub fn records<T: FromBytes + IntoBytes>(mad: &[u8]) -> Vec<T> {
