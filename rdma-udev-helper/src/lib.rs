@@ -10,12 +10,14 @@
 //! - [`properties`]: what udev is told.
 //! - [`udev_db`]: whether udev is done with a device.
 //! - [`world`]: the devices as they are, asked of netlink and sysfs.
+//! - [`local_port`]: the InfiniBand ports, for those who ask others through them.
 //! - [`log`]: messages for the journal.
 #![forbid(unsafe_code)]
 
 pub mod claims;
 pub mod decide;
 pub mod ipoib;
+pub mod local_port;
 pub mod log;
 pub mod naming;
 pub mod properties;

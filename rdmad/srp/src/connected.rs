@@ -6,9 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rdma_config::Root;
+use rdma_udev_helper::local_port::LocalPort;
 use rdma_verbs::Gid;
 
-use crate::port::LocalPort;
 use crate::unit::Target;
 
 /// Whether there is a connection through this port; over `any_pkey`, or that of the target.
@@ -72,7 +72,7 @@ pub fn why(error: &io::Error) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use rdma_verbs::PortNum;
+    use rdma_verbs::{DevIndex, Guid, PortNum};
 
     use super::*;
 
@@ -95,14 +95,18 @@ mod tests {
             fs::write(host.join(file), format!("{text}\n")).unwrap();
         }
         let port = |device: &str| LocalPort {
+            index: DevIndex(0),
             device: device.into(),
+            node_guid: Guid(1),
+            ports: 1,
             number: PortNum(1),
             umad: PathBuf::new(),
             is_active: true,
             lid: 1,
             sm_lid: 1,
             sm_sl: 0,
-            gid: Gid(1),
+            lmc: 0,
+            gids: vec![Gid(1)],
             pkeys: Vec::new(),
         };
         let target = Target {

@@ -3,7 +3,6 @@
 //!
 //! - [`connected`]: those that the kernel's `ib_srp` has a connection to, and how it is given one.
 //! - [`plan`]: when whom is asked.
-//! - [`port`]: the local port that asks.
 //! - [`rules`]: which of them are allowed.
 //! - [`scan`]: who can do device management, and what they offer.
 //! - [`mod@unit`]: an I/O unit as it was found, and the words for it.
@@ -11,7 +10,6 @@
 
 pub mod connected;
 pub mod plan;
-pub mod port;
 pub mod rules;
 pub mod scan;
 pub mod unit;

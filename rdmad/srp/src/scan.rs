@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{Context, Result, anyhow};
+use rdma_udev_helper::local_port::LocalPort;
 use rdma_verbs::Gid;
 use rdma_verbs::dm::{self, DmMad, IoControllerProfile, IoUnitInfo, ServiceEntry};
 use rdma_verbs::mad::{ClassPortInfo, MadHeader, PortInfo, class, method, text};
@@ -19,7 +20,6 @@ use rdma_verbs::umad::{Address, AgentId, AgentRequest, Carrier, Umad};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use crate::plan::Whom;
-use crate::port::LocalPort;
 use crate::unit::{Controller, Service, Unit, present};
 
 /// How many questions are under way at a time: so many that those who do not answer hold up nobody.
@@ -312,7 +312,7 @@ impl Scan {
     fn ask_lid(&mut self, node: &mut Node, gid: Gid, can_match: bool) {
         let path = PathRecord {
             dgid: gid.0.to_be_bytes(),
-            sgid: self.port.gid.0.to_be_bytes(),
+            sgid: self.port.gid().0.to_be_bytes(),
             reversible_and_paths: 1,
             ..PathRecord::default()
         };

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdma_srp::plan::Whom;
-use rdma_srp::port::LocalPort;
 use rdma_srp::scan::{Found, Node, Scan};
+use rdma_udev_helper::local_port::LocalPort;
 use rdma_verbs::dm::{self, DmMad, IoControllerProfile, IoUnitInfo, ServiceEntry};
 use rdma_verbs::mad::{ClassPortInfo, MAD_SIZE, MadHeader, PortInfo, class, method};
 use rdma_verbs::sa::{PathRecord, Patience, PortInfoRecord, Record, SaHeader};
 use rdma_verbs::umad::{Address, AgentId, AgentRequest, Carrier, Received};
-use rdma_verbs::{Gid, PortNum};
+use rdma_verbs::{DevIndex, Gid, Guid, PortNum};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 const GID: u128 = 0xfe80 << 112;
@@ -153,14 +153,18 @@ impl Fabric {
 
 fn port(pkeys: impl IntoIterator<Item = u16>) -> LocalPort {
     LocalPort {
+        index: DevIndex(0),
         device: "mlx5_0".to_owned(),
+        node_guid: Guid(1),
+        ports: 1,
         number: PortNum(1),
         umad: "/dev/infiniband/umad0".into(),
         is_active: true,
         lid: 1,
         sm_lid: 2,
         sm_sl: 0,
-        gid: Gid(GID | 1),
+        lmc: 0,
+        gids: vec![Gid(GID | 1)],
         pkeys: (0..).zip(pkeys).collect(),
     }
 }

@@ -10,9 +10,9 @@ use anyhow::Result;
 use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short};
 use rdma_config::Root;
-use rdma_srp::port::LocalPort;
 use rdma_srp::scan::Scan;
 use rdma_srp::unit::Extras;
+use rdma_udev_helper::local_port::LocalPort;
 use rdma_udev_helper::log;
 use rdma_verbs::sa::Patience;
 

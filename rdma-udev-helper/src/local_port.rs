@@ -1,20 +1,27 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The local port that asks.
+//! The InfiniBand ports of this host, as those see them who ask others through them.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rdma_config::Root;
-use rdma_udev_helper::world::{Lock, World};
-use rdma_verbs::netlink::PortState;
+use rdma_verbs::netlink::{Device, PortState};
 use rdma_verbs::umad::Address;
-use rdma_verbs::{Gid, PortNum, Protocol};
+use rdma_verbs::{DevIndex, Gid, Guid, PortNum, Protocol};
+
+use crate::world::{Lock, PortFacts, World};
 
 /// An InfiniBand port, and what of it one needs to ask others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPort {
-    /// Name of the RDMA device at the moment.
+    /// The RDMA device.
+    pub index: DevIndex,
+    /// Its name at the moment.
     pub device: String,
+    /// Its node GUID.
+    pub node_guid: Guid,
+    /// How many ports it has.
+    pub ports: u32,
     /// From 1.
     pub number: PortNum,
     /// `/dev/infiniband/umad0`
@@ -27,8 +34,10 @@ pub struct LocalPort {
     pub sm_lid: u16,
     /// Service level to it.
     pub sm_sl: u8,
-    /// GID 0.
-    pub gid: Gid,
+    /// LID mask control: it has two to this LIDs.
+    pub lmc: u8,
+    /// Those that are set; the first is that of the port GUID.
+    pub gids: Vec<Gid>,
     /// Place in the table, and P_Key; those that are set.
     pub pkeys: Vec<(u16, u16)>,
 }
@@ -90,26 +99,56 @@ impl LocalPort {
             Some((name, port)) => format!("there is no port {port} of RDMA device '{name}'"),
             None => "there is no InfiniBand port that is ACTIVE".to_owned(),
         })?;
-        let (name, number) = (device.name.clone(), port.number);
+        Self::of(&mut world, device, port)
+    }
+
+    /// Every InfiniBand port that has a umad node. What is wrong with one does not spoil the others.
+    ///
+    /// # Errors
+    /// No RDMA in the kernel, no netlink.
+    pub fn all(root: &Root) -> Result<Vec<Result<Self>>> {
+        let mut world = World::now(root, Lock::None)?;
+        let mut all = Vec::new();
+        for device in world.devices.clone() {
+            for port in world.ports(&device) {
+                if port.protocol == Some(Protocol::InfiniBand) {
+                    all.push(Self::of(&mut world, device.clone(), port));
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn of(world: &mut World, device: Device, port: PortFacts) -> Result<Self> {
+        let (name, number) = (device.name, port.number);
         let about = format!("port {number} of RDMA device '{name}'");
         ensure!(port.protocol == Some(Protocol::InfiniBand), "{about} is not InfiniBand");
         let chardev = world.socket.chardev("umad", Some(device.index), Some(number))?;
         let chardev = chardev.with_context(|| format!("{about} has no umad node"))?;
         let link = port.link.with_context(|| format!("{about} does not tell its state"))?;
         let lid = |lid: Option<u32>| lid.and_then(|lid| u16::try_from(lid).ok()).unwrap_or(0);
-        let (own, sm) = (lid(link.lid), lid(link.sm_lid));
         let gids = world.sysfs.gids(&name, number)?;
-        let gid = gids.iter().find(|entry| entry.index == 0);
+        ensure!(gids.first().is_some_and(|entry| entry.index == 0), "{about} has no GID");
         Ok(Self {
-            umad: root.path("/dev/infiniband").join(chardev.name),
+            umad: world.root.path("/dev/infiniband").join(chardev.name),
             is_active: link.state == Some(PortState::ACTIVE),
-            lid: own,
-            sm_lid: sm,
+            lid: lid(link.lid),
+            lmc: link.lmc.unwrap_or(0),
+            sm_lid: lid(link.sm_lid),
             sm_sl: world.sysfs.sm_sl(&name, number)?.unwrap_or(0),
-            gid: gid.with_context(|| format!("{about} has no GID"))?.gid,
+            gids: gids.into_iter().map(|entry| entry.gid).collect(),
             pkeys: world.sysfs.pkeys(&name, number)?,
+            index: device.index,
+            node_guid: device.node_guid.unwrap_or(Guid(0)),
+            ports: device.ports,
             device: name,
             number,
         })
+    }
+
+    /// The GID of the port GUID.
+    #[must_use]
+    pub fn gid(&self) -> Gid {
+        self.gids.first().copied().unwrap_or(Gid(0))
     }
 }
