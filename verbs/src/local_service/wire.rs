@@ -84,7 +84,7 @@ impl PathUse {
 }
 
 /// What the kernel asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// `RESOLVE`: a path.
     Path {
@@ -115,8 +115,7 @@ pub enum Request {
 }
 
 /// What the kernel is told.
-#[derive(Clone)]
-#[expect(missing_debug_implementations, reason = "zerocopy derives types that have none")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// A path, and what it is for ([`path_flags`]).
     Path(u32, PathRecord),

@@ -26,7 +26,7 @@ use crate::umad::{Address, AgentId};
 /// ClassPortInfo:CapabilityMask.IsPortInfoCapMaskMatchSupported, of subnet administration.
 pub const CAN_MATCH_CAPABILITIES: u16 = 1 << 13;
 
-/// How many questions are under way at a time: all nodes of a fabric ask the same one.
+/// How many questions are under way at a time, unless somebody says otherwise: all nodes of a fabric ask the same one.
 const WINDOW: usize = 8;
 /// How long one that is busy is left alone, the first time and at most.
 const BUSY: Duration = Duration::from_millis(100);
@@ -71,6 +71,7 @@ pub struct Client {
     requests: Requests,
     agent: AgentId,
     patience: Patience,
+    window: usize,
     manager: Option<Address>,
     last: u64,
     waiting: VecDeque<Question>,
@@ -110,6 +111,7 @@ impl Client {
             requests,
             agent,
             patience,
+            window: WINDOW,
             manager: None,
             last: 0,
             waiting: VecDeque::new(),
@@ -117,6 +119,12 @@ impl Client {
             resting: Vec::new(),
             ended: VecDeque::new(),
         }
+    }
+
+    /// How many questions may be under way at a time, at least one; the [`Requests`] have a window of their own.
+    #[must_use]
+    pub fn with_window(self, window: usize) -> Self {
+        Self { window: window.max(1), ..self }
     }
 
     /// The node's requests, for what nobody has asked for and whether the device has gone.
@@ -248,7 +256,7 @@ impl Client {
             let without = |question: Question| (Id::Query(question.id), Err(Failure::NoManager));
             return self.ended.extend(waiting.map(without));
         };
-        while self.under_way.len() < WINDOW {
+        while self.under_way.len() < self.window {
             let Some(question) = self.waiting.pop_front() else { return };
             let request = Request {
                 agent: self.agent,

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The loop of the daemon.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use rdma_acm::endpoints::PortKey;
+use rdma_acm::names;
+use rdma_acm::options::Options;
+use rdma_config::Root;
+use rdma_udev_helper::local_port::LocalPort;
+use rdma_udev_helper::log;
+use rdma_varlink::{Call, Interface};
+use rdma_verbs::local_service::{Received, Socket};
+use rdma_verbs::{Change, DevIndex, Watch};
+use sd_notify::NotifyState;
+use serde_json::json;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::Files;
+use crate::clients::accept;
+use crate::host::AddressChanges;
+use crate::shared::Shared;
+use crate::sockets::passed;
+
+const INTERFACE: Interface = Interface {
+    name: "org.rdmad.acm",
+    description: include_str!("org.rdmad.acm.varlink"),
+    product: "ibacm",
+};
+
+/// What it listens to, and what it has found.
+pub(crate) struct Service {
+    pub(crate) root: Root,
+    pub(crate) files: Files,
+    pub(crate) shared: Rc<Shared>,
+    pub(crate) options: Options,
+    pub(crate) watch: AsyncFd<Watch>,
+    /// The devices whose events are told, by their uverbs nodes.
+    pub(crate) followed: BTreeMap<String, DevIndex>,
+    /// What was wrong at the last look: it is said once.
+    pub(crate) problems: BTreeSet<String>,
+}
+
+pub(crate) async fn run(files: Files) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let passed = passed().context("cannot use what systemd has opened")?;
+    let (sender, mut calls) = mpsc::channel(16);
+    if let Some(listener) = passed.control {
+        tokio::task::spawn_local(async {
+            if let Err(error) = rdma_varlink::serve(listener, INTERFACE, sender).await {
+                log::warning(format!("nobody can ask any more: {error}"));
+            }
+        });
+    }
+    // Before anything is looked at, so that nothing is missed.
+    let watch = watched(Watch::open().context("cannot listen to the kernel")?)?;
+    let addresses = AddressChanges::open().context("cannot listen to the kernel")?;
+    let mut addresses = watched(addresses)?;
+    let kernel = match Socket::open(passed.netlink) {
+        Ok(socket) => Some(watched(socket)?),
+        Err(error) => {
+            log::warning(format!("{error}; the kernel asks subnet administration itself"));
+            None
+        }
+    };
+    let shared = Rc::new(Shared::new(kernel));
+    let mut service = Service {
+        root: Root::system(),
+        files,
+        shared: Rc::clone(&shared),
+        options: Options::default(),
+        watch,
+        followed: BTreeMap::new(),
+        problems: BTreeSet::new(),
+    };
+    service.configure();
+    service.look();
+    tokio::task::spawn_local(accept(Rc::clone(&shared), passed.clients, false));
+    if let Some(listener) = passed.librdmacm {
+        tokio::task::spawn_local(accept(Rc::clone(&shared), listener, true));
+    }
+    notify(&[NotifyState::Ready]);
+    loop {
+        let deadline = shared.resolver.borrow().deadline();
+        tokio::select! {
+            ready = readable(shared.kernel.as_ref()) => {
+                ready?;
+                hear(&shared)?;
+            }
+            ready = service.watch.readable_mut() => {
+                let mut ready = ready?;
+                let changes = ready.get_inner_mut().wait(Some(Instant::now()))?;
+                if changes.is_empty() {
+                    ready.clear_ready();
+                }
+                service.changed(&changes);
+            }
+            ready = addresses.readable_mut() => {
+                let mut ready = ready?;
+                ready.get_inner().take();
+                ready.clear_ready();
+                service.look();
+            }
+            () = shared.deadline.notified() => {}
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
+                shared.resolver.borrow_mut().tick(Instant::now());
+                shared.act();
+            }
+            Some(call) = calls.recv() => service.called(call),
+            _ = hangup.recv() => service.reload()?,
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    notify(&[NotifyState::Stopping]);
+    Ok(())
+}
+
+fn read_options(root: &Root, files: &Files) -> (Options, Vec<String>) {
+    let path = root.path(&files.options.to_string_lossy());
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Options::parse(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (Options::default(), Vec::new()),
+        Err(error) => (Options::default(), vec![error.to_string()]),
+    }
+}
+
+async fn readable(kernel: Option<&AsyncFd<Socket>>) -> io::Result<()> {
+    match kernel {
+        Some(kernel) => {
+            kernel.readable().await?.clear_ready();
+            Ok(())
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Hears what the kernel asks.
+fn hear(shared: &Shared) -> Result<()> {
+    let Some(kernel) = &shared.kernel else { return Ok(()) };
+    loop {
+        match kernel.get_ref().receive()? {
+            Received::Requests(requests) => {
+                for request in requests {
+                    shared.resolver.borrow_mut().kernel(request, Instant::now());
+                }
+                shared.act();
+            }
+            // It asks subnet administration for those itself.
+            Received::Lost => {}
+            Received::Nothing => return Ok(()),
+        }
+    }
+}
+
+impl Service {
+    fn reload(&mut self) -> Result<()> {
+        notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]);
+        self.configure();
+        self.look();
+        notify(&[NotifyState::Ready]);
+        Ok(())
+    }
+
+    fn configure(&mut self) {
+        let path = self.files.options.display().to_string();
+        let (options, problems) = read_options(&self.root, &self.files);
+        for problem in problems {
+            log::warning(format!("{path}, {problem}"));
+        }
+        let hosts = options.hosts.as_ref().map(|path| self.hosts(path)).unwrap_or_default();
+        self.shared.resolver.borrow_mut().configure(options.clone(), hosts);
+        self.shared.only_acme_and_kernel.set(options.acme_and_kernel_only);
+        if options != self.options {
+            // They are opened again, with what is configured now.
+            self.shared.ports.borrow_mut().clear();
+            self.options = options;
+        }
+    }
+
+    fn hosts(&self, path: &str) -> HashMap<rdma_acm::address::Address, u128> {
+        match std::fs::read_to_string(self.root.path(path)) {
+            Ok(text) => {
+                let (hosts, problems) = names::hosts(&text);
+                for problem in problems {
+                    log::warning(format!("{path}, {problem}"));
+                }
+                hosts
+            }
+            Err(error) => {
+                log::warning(format!("cannot read {path}: {error}"));
+                HashMap::new()
+            }
+        }
+    }
+
+    /// Something has changed, or may have.
+    fn changed(&mut self, changes: &[Change]) {
+        let mut is_news = false;
+        for change in changes {
+            match change {
+                Change::Async(node, event) => {
+                    is_news = true;
+                    let Some(index) = self.followed.get(node) else { continue };
+                    let ports: Vec<PortKey> = self.shared.ports.borrow().keys().copied().collect();
+                    let of = |(device, port): &PortKey| {
+                        device == index && event.port().is_none_or(|of| of == *port)
+                    };
+                    for key in ports.into_iter().filter(of) {
+                        self.shared.resolver.borrow_mut().forget(key);
+                    }
+                }
+                Change::Uevent(event) => {
+                    if event.action() == "remove" {
+                        self.followed.remove(event.name());
+                    }
+                    is_news |=
+                        event.subsystem().starts_with("infiniband") || event.subsystem() == "net";
+                }
+                Change::Lost => {
+                    self.followed.clear();
+                    is_news = true;
+                }
+                Change::Link => is_news = true,
+            }
+        }
+        if is_news {
+            self.look();
+        }
+    }
+
+    fn called(&self, call: Call) {
+        let reply = match call.method.as_str() {
+            "Status" => {
+                let resolver = self.shared.resolver.borrow();
+                let (questions, paths) = resolver.sizes();
+                json!({
+                    "clients": self.shared.clients.borrow().len(),
+                    "questions": questions,
+                    "paths": paths,
+                    "figures": resolver.figures(),
+                })
+            }
+            "Endpoints" => {
+                let resolver = self.shared.resolver.borrow();
+                let endpoint = |(port, endpoint): (&LocalPort, &rdma_acm::endpoints::Endpoint)| {
+                    json!({
+                        "device": port.device,
+                        "port": port.number.0,
+                        "pkey": endpoint.pkey,
+                        "names": endpoint.names,
+                    })
+                };
+                json!({ "endpoints": resolver.endpoints().map(endpoint).collect::<Vec<_>>() })
+            }
+            // Whoever has called is told that there is no such method.
+            _ => return,
+        };
+        // Whoever asked may have gone.
+        call.answer.send(Ok(reply)).ok();
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "what replaces it is unsafe; this descriptor is owned and stays the same"
+)]
+pub(crate) fn watched<T: AsRawFd>(what: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(what, tokio::io::Interest::READABLE)
+}
+
+/// Without systemd there is nobody to tell.
+fn notify(states: &[NotifyState<'_>]) {
+    sd_notify::notify(false, states).ok();
+}
