@@ -109,6 +109,12 @@ pub enum Command {
         #[arg(long, conflicts_with = "rescan")]
         json: bool,
     },
+    /// What ibacm calls the InfiniBand ports, and how much it is asked
+    Acm {
+        /// For programs, with figures of what was asked and answered
+        #[arg(long)]
+        json: bool,
+    },
     /// The TCP ports behind iWARP listeners and connections, as iwpmd has them
     Iwpm {
         /// For programs, with figures of what was asked and answered

@@ -5,6 +5,7 @@
 //! 1 failed, 2 wrong usage, 77 no permission, 78 bad configuration.
 #![forbid(unsafe_code)]
 
+mod acm;
 mod boot;
 mod config;
 mod diff;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Modules { json, .. }) => modules::list(&root, json),
         Some(Command::Iwpm { json }) => iwpm::run(json),
+        Some(Command::Acm { json }) => acm::run(json),
         Some(Command::Ndd { write, json }) => ndd::run(write, json),
         Some(Command::Srp { rescan, json }) => srp::run(&root, rescan, json),
         Some(Command::Links { json }) => links::list(&root, json),

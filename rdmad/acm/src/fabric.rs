@@ -111,11 +111,13 @@ fn answer(outcome: Result<Vec<u8>, Failure>) -> Result<PathRecord, Status> {
         Ok(mad) => record(&mad).ok_or(Status::NoData),
         Err(Failure::TimedOut) => Err(Status::TimedOut),
         Err(Failure::Refused(status)) => Err(match status.0 >> 8 {
+            _ if status.is_busy() => Status::TimedOut,
+            // The common part of it: a kernel says for somebody who has gone that it does not know what is asked.
+            0 => Status::NotConnected,
             1 => Status::NoMemory,
             // No records; access denied.
             3 | 7 => Status::NoData,
             5 => Status::DestinationAddress,
-            _ if status.is_busy() => Status::TimedOut,
             _ => Status::Invalid,
         }),
         Err(Failure::Gone | Failure::NoManager | Failure::Send(_)) => Err(Status::NotConnected),

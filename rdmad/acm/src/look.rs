@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
-use std::io;
 
 use rdma_acm::endpoints::Assigned;
 use rdma_acm::names;
@@ -43,8 +42,9 @@ impl Service {
                 orders.send(Order::Manager(port.manager())).ok();
             }
         }
+        // A device that comes or goes is seen in part: no more than a note.
         for problem in problems.difference(&self.problems) {
-            log::warning(problem);
+            log::note(problem);
         }
         self.problems = problems;
         self.shared.resolver.borrow_mut().set_ports(ports, &names);
@@ -107,21 +107,10 @@ impl Service {
     }
 
     fn names(&self, ports: &[LocalPort], problems: &mut BTreeSet<String>) -> Vec<Assigned> {
-        let path = self.root.path(&self.files.names.to_string_lossy());
-        let mut assigned = match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                let (names, wrong) = names::parse(&text, self.options.ips_in_names);
-                problems.extend(wrong.iter().map(|w| format!("{}, {w}", path.display())));
-                names
-            }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    problems.insert(format!("cannot read {}: {error}", path.display()));
-                }
-                let host = rustix::system::uname();
-                names::of_host(&host.nodename().to_string_lossy(), ports)
-            }
-        };
+        let mut assigned = self.names.clone().unwrap_or_else(|| {
+            let host = rustix::system::uname();
+            names::of_host(&host.nodename().to_string_lossy(), ports)
+        });
         match host::addresses(&Sysfs::at(self.root.path("/sys")), ports) {
             Ok(addresses) => assigned.extend(addresses),
             Err(error) => drop(problems.insert(format!("{error:#}"))),

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The loop of the daemon.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use rdma_acm::endpoints::PortKey;
+use rdma_acm::endpoints::{Assigned, Endpoint, PortKey};
 use rdma_acm::names;
 use rdma_acm::options::Options;
 use rdma_config::Root;
@@ -44,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) watch: AsyncFd<Watch>,
     /// The devices whose events are told, by their uverbs nodes.
     pub(crate) followed: BTreeMap<String, DevIndex>,
+    /// What the ports are called; None where that is not said.
+    pub(crate) names: Option<Vec<Assigned>>,
     /// What was wrong at the last look: it is said once.
     pub(crate) problems: BTreeSet<String>,
 }
@@ -80,6 +83,7 @@ pub(crate) async fn run(files: Files) -> Result<()> {
         options: Options::default(),
         watch,
         followed: BTreeMap::new(),
+        names: None,
         problems: BTreeSet::new(),
     };
     service.configure();
@@ -125,12 +129,21 @@ pub(crate) async fn run(files: Files) -> Result<()> {
     Ok(())
 }
 
-fn read_options(root: &Root, files: &Files) -> (Options, Vec<String>) {
-    let path = root.path(&files.options.to_string_lossy());
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Options::parse(&text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (Options::default(), Vec::new()),
-        Err(error) => (Options::default(), vec![error.to_string()]),
+/// What a file says; None where there is none.
+fn read(path: &Path) -> Option<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            log::warning(format!("cannot read {}: {error}", path.display()));
+            None
+        }
+    }
+}
+
+fn warn(path: &Path, problems: Vec<String>) {
+    for problem in problems {
+        log::warning(format!("{}, {problem}", path.display()));
     }
 }
 
@@ -172,34 +185,27 @@ impl Service {
     }
 
     fn configure(&mut self) {
-        let path = self.files.options.display().to_string();
-        let (options, problems) = read_options(&self.root, &self.files);
-        for problem in problems {
-            log::warning(format!("{path}, {problem}"));
-        }
-        let hosts = options.hosts.as_ref().map(|path| self.hosts(path)).unwrap_or_default();
-        self.shared.resolver.borrow_mut().configure(options.clone(), hosts);
+        let Files { names, options } = &self.files;
+        let text = read(options).unwrap_or_default();
+        let (options, problems) = Options::parse(&text);
+        warn(&self.files.options, problems);
+        self.names = read(names).map(|text| {
+            let (assigned, problems) = names::parse(&text, options.ips_in_names);
+            warn(names, problems);
+            assigned
+        });
+        let hosts = options.hosts.as_ref().map(Path::new).map(|path| {
+            let (hosts, problems) = names::hosts(&read(path).unwrap_or_default());
+            warn(path, problems);
+            hosts
+        });
+        let mut resolver = self.shared.resolver.borrow_mut();
+        resolver.configure(options.clone(), hosts.unwrap_or_default());
         self.shared.only_acme_and_kernel.set(options.acme_and_kernel_only);
         if options != self.options {
             // They are opened again, with what is configured now.
             self.shared.ports.borrow_mut().clear();
             self.options = options;
-        }
-    }
-
-    fn hosts(&self, path: &str) -> HashMap<rdma_acm::address::Address, u128> {
-        match std::fs::read_to_string(self.root.path(path)) {
-            Ok(text) => {
-                let (hosts, problems) = names::hosts(&text);
-                for problem in problems {
-                    log::warning(format!("{path}, {problem}"));
-                }
-                hosts
-            }
-            Err(error) => {
-                log::warning(format!("cannot read {path}: {error}"));
-                HashMap::new()
-            }
         }
     }
 
@@ -252,7 +258,7 @@ impl Service {
             }
             "Endpoints" => {
                 let resolver = self.shared.resolver.borrow();
-                let endpoint = |(port, endpoint): (&LocalPort, &rdma_acm::endpoints::Endpoint)| {
+                let endpoint = |(port, endpoint): (&LocalPort, &Endpoint)| {
                     json!({
                         "device": port.device,
                         "port": port.number.0,

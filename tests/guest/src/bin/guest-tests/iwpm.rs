@@ -406,7 +406,12 @@ fn idle(bed: &mut Bed) -> Result<()> {
     plug("siw", "siw0", &nic)?;
     started(bed)?;
     sh("sleep 3")?;
-    let status = format!("/proc/$(systemctl show -P MainPID {UNIT})/task/*/status");
+    sleeps(bed, UNIT)
+}
+
+/// It is not woken when nothing happens; how much memory it takes.
+pub(crate) fn sleeps(bed: &Bed, unit: &str) -> Result<()> {
+    let status = format!("/proc/$(systemctl show -P MainPID {unit})/task/*/status");
     let switches = || -> Result<u64> {
         let text = sh(&format!("grep -h ctxt_switches {status}"))?;
         Ok(text.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum())
@@ -422,7 +427,7 @@ fn idle(bed: &mut Bed) -> Result<()> {
         }
     }
     let rss = sh(&format!("awk '/^VmRSS:/ {{ print $2; exit }}' {status}"))?;
-    println!("{:?}, iwpmd: RSS {rss} KiB, {woke} wakeups in {seconds} s", bed.boot);
+    println!("{:?}, {unit}: RSS {rss} KiB, {woke} wakeups in {seconds} s", bed.boot);
     ensure!(woke == 0 || bed.boot == Boot::RdmaCore, "it wakes up for nothing");
     Ok(())
 }

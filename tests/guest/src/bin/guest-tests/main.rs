@@ -6,6 +6,7 @@
 //! the reason, and must then really fail there: if it passes one day, the table is wrong and says so.
 #![forbid(unsafe_code)]
 
+mod acm;
 mod bad_input;
 mod bed;
 mod bus;
@@ -65,7 +66,7 @@ fn main() {
             std::process::exit(1);
         }
     };
-    let tables: [&[Test]; 22] = [
+    let tables: [&[Test]; 23] = [
         plug::TESTS,
         names::TESTS,
         hotplug::TESTS,
@@ -83,6 +84,7 @@ fn main() {
         srp::TESTS,
         srp_service::TESTS,
         iwpm::TESTS,
+        acm::TESTS,
         umad::TESTS,
         verbs::TESTS,
         conformance::TESTS,

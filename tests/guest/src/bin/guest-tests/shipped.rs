@@ -30,7 +30,7 @@ fn units(bed: &mut Bed) -> Result<()> {
     if bed.boot == Boot::Ours {
         let said = sh("cd /usr/lib/systemd/system && systemd-analyze verify --man=no \
                        rdma-hw.target rdma.service rdma-load-modules@rdma.service rdma-load-modules.path \
-                       rdmad.service rdma-ndd.service rdma-ndd.socket srp_daemon.service srp_daemon_port@x.service iwpmd.service iwpmd.socket rdma-online.target rdma-wait-online@x.service 2>&1")?;
+                       rdmad.service rdma-ndd.service rdma-ndd.socket srp_daemon.service srp_daemon_port@x.service iwpmd.service iwpmd.socket ibacm.service ibacm.socket rdma-online.target rdma-wait-online@x.service 2>&1")?;
         ensure!(said.is_empty(), "{said}");
     }
     Ok(())
@@ -38,7 +38,8 @@ fn units(bed: &mut Bed) -> Result<()> {
 
 /// How exposed each service is at most, in tenths, as `systemd-analyze security` counts it. The loader of
 /// modules is what it is; its unit says why.
-const EXPOSURE: [(&str, u32); 10] = [
+const EXPOSURE: [(&str, u32); 11] = [
+    ("ibacm.service", 16),
     ("iwpmd.service", 13),
     ("rdmad.service", 23),
     ("rdma-ndd.service", 15),
