@@ -58,6 +58,8 @@ enum Bench {
     Verbs,
     /// TCP ports for many iWARP listeners, by our port mapper and by rdma-core's.
     Iwpm,
+    /// Paths for many programs, by our ibacm and by rdma-core's.
+    Acm,
 }
 
 #[derive(Subcommand)]
@@ -124,6 +126,9 @@ fn run(command: Command) -> Result<ExitCode> {
                 }
                 Bench::Iwpm => {
                     (Boot::Ours, fs::read_to_string(repo.join("tests/guest/bench-iwpm.sh"))?)
+                }
+                Bench::Acm => {
+                    (Boot::Ours, fs::read_to_string(repo.join("tests/guest/bench-acm.sh"))?)
                 }
             };
             let status = vm::exec(repo, &vm::Options::new(Suite::Trixie, boot, 900), &script)?;

@@ -12,10 +12,12 @@ use crate::check::run;
 use crate::layout::{Install, Layout};
 
 /// Programs of the lab itself, and where the guest has them.
-const LAB: [&str; 12] = [
+const LAB: [&str; 14] = [
     "agent",
     "bench-boot",
     "dm-target",
+    "path-load",
+    "path-responder",
     "guest-tests",
     "listeners",
     "examples/rdma-cost",
