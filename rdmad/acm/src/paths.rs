@@ -13,7 +13,8 @@ use crate::wire::Status;
 /// How many are kept for one port; of more those go first that nobody has asked for the longest.
 pub const MOST: NonZeroUsize = NonZeroUsize::new(1 << 17).expect("it is not 0");
 
-/// A path as it is asked for: what is the same is asked once. rdma-core A17: every field that is meant counts.
+/// A path as it is asked for: what is the same is asked once. rdma-core A17: every field that is meant counts, also for the
+/// hash: programs choose them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wanted {
     components: u64,
@@ -87,11 +88,9 @@ impl Default for Paths {
 impl Paths {
     /// What was answered to this.
     pub fn get(&mut self, wanted: &Wanted, now: Instant) -> Option<&Result<PathRecord, Status>> {
-        let is_over = |known: &Known| known.until.is_some_and(|until| until <= now);
-        if self.0.peek(wanted).is_some_and(is_over) {
-            self.0.pop(wanted);
-        }
-        self.0.get(wanted).map(|known| &known.answer)
+        let known = self.0.get(wanted)?;
+        // One that is over is replaced by the next answer.
+        known.until.is_none_or(|until| until > now).then_some(&known.answer)
     }
 
     /// Keeps an answer, for ever or until then.

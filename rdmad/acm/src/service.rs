@@ -25,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::Files;
-use crate::clients::accept;
+use crate::clients::{accept, serve};
 use crate::host::AddressChanges;
 use crate::shared::Shared;
 use crate::sockets::passed;
@@ -75,7 +75,7 @@ pub(crate) async fn run(files: Files) -> Result<()> {
             None
         }
     };
-    let shared = Rc::new(Shared::new(kernel));
+    let shared = Rc::new(Shared::new(kernel)?);
     let mut service = Service {
         root: Root::system(),
         files,
@@ -88,6 +88,7 @@ pub(crate) async fn run(files: Files) -> Result<()> {
     };
     service.configure();
     service.look();
+    let mut serving = tokio::task::spawn_local(serve(Rc::clone(&shared)));
     tokio::task::spawn_local(accept(Rc::clone(&shared), passed.clients, false));
     if let Some(listener) = passed.librdmacm {
         tokio::task::spawn_local(accept(Rc::clone(&shared), listener, true));
@@ -120,6 +121,7 @@ pub(crate) async fn run(files: Files) -> Result<()> {
                 shared.act();
             }
             Some(call) = calls.recv() => service.called(call),
+            ended = &mut serving => ended?.context("cannot hear what programs ask")?,
             _ = hangup.recv() => service.reload()?,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::io;
 use std::time::Instant;
 
 use rdma_acm::endpoints::PortKey;
@@ -16,7 +16,7 @@ use rdma_verbs::sa::PathRecord;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 
-use crate::clients::Outbox;
+use crate::clients::Clients;
 use crate::fabric::Order;
 use crate::host::ThisHost;
 
@@ -24,7 +24,7 @@ pub(crate) struct Shared {
     pub(crate) resolver: RefCell<Resolver<ThisHost>>,
     /// None where the kernel asks nobody.
     pub(crate) kernel: Option<AsyncFd<Socket>>,
-    pub(crate) clients: RefCell<HashMap<ClientId, Rc<Outbox>>>,
+    pub(crate) clients: RefCell<Clients>,
     pub(crate) ports: RefCell<HashMap<PortKey, mpsc::UnboundedSender<Order>>>,
     /// librdmacm is told nothing.
     pub(crate) only_acme_and_kernel: Cell<bool>,
@@ -34,16 +34,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(kernel: Option<AsyncFd<Socket>>) -> Self {
-        Self {
+    pub(crate) fn new(kernel: Option<AsyncFd<Socket>>) -> io::Result<Self> {
+        Ok(Self {
             resolver: RefCell::new(Resolver::new(ThisHost, Options::default())),
             kernel,
-            clients: RefCell::default(),
+            clients: RefCell::new(Clients::new()?),
             ports: RefCell::default(),
             only_acme_and_kernel: Cell::new(false),
             deadline: Notify::new(),
             is_timed: Cell::new(false),
-        }
+        })
     }
 
     /// A program asks.
@@ -64,10 +64,7 @@ impl Shared {
         while let Some(output) = resolver.output() {
             match output {
                 Output::Answer(client, bytes) => {
-                    // It may have gone.
-                    if let Some(outbox) = self.clients.borrow().get(&client) {
-                        outbox.put(bytes);
-                    }
+                    self.clients.borrow_mut().answer(client, bytes);
                 }
                 Output::Kernel(ticket, reply) => {
                     if let Some(kernel) = &self.kernel

@@ -255,52 +255,77 @@ impl<'a> Record<'a> {
     }
 }
 
-fn record(bytes: &mut Vec<u8>, flags: u32, kind: u16, value: &[u8]) {
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend([0; 2]);
-    bytes.extend(value);
+/// A message that is being written.
+struct Draft(Vec<u8>);
+
+impl Draft {
+    fn new(opcode: u8, data: [u8; 3], status: Status, transaction: [u8; 8]) -> Self {
+        let mut bytes = Vec::with_capacity(HEADER + 2 * RECORD);
+        bytes.extend([VERSION, opcode, status as u8]);
+        bytes.extend(data);
+        bytes.extend([0; 2]);
+        bytes.extend(transaction);
+        Self(bytes)
+    }
+
+    fn record(mut self, flags: u32, kind: u16, value: &[u8]) -> Self {
+        self.0.extend(flags.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend([0; 2]);
+        self.0.extend(value);
+        self
+    }
+
+    /// With its length.
+    fn done(mut self) -> Vec<u8> {
+        // None is that long.
+        let length = u16::try_from(self.0.len()).unwrap_or(u16::MAX);
+        let in_host_order = self.0.get(1).is_some_and(|opcode| opcode & !ANSWER == RESOLVE);
+        let length = if in_host_order { length.to_ne_bytes() } else { length.to_be_bytes() };
+        self.0.iter_mut().skip(6).zip(length).for_each(|(to, from)| *to = from);
+        self.0
+    }
 }
 
 /// The answer with a path, to a question for one: with the address it is from, where that was not asked for.
 #[must_use]
 pub fn path(transaction: [u8; 8], path: &PathRecord, source: Option<&Address>) -> Vec<u8> {
-    let mut body = Vec::with_capacity(2 * RECORD);
-    record(&mut body, GMP | PRIMARY | BIDIRECTIONAL, PATH, path.as_bytes());
-    if let Some(source) = source {
-        let (kind, bytes) = source.encode();
-        record(&mut body, flag::SOURCE, kind, &bytes);
-    }
     // Without the bit of an answer, as programs know it.
-    message(RESOLVE, [0; 3], Status::Success, transaction, &body)
+    let answer = Draft::new(RESOLVE, [0; 3], Status::Success, transaction);
+    let answer = answer.record(GMP | PRIMARY | BIDIRECTIONAL, PATH, path.as_bytes());
+    match source.map(Address::encode) {
+        Some((kind, bytes)) => answer.record(flag::SOURCE, kind, &bytes).done(),
+        None => answer.done(),
+    }
 }
 
 /// The answer of subnet administration, with the `flags` of the question.
 #[must_use]
 pub fn from_subnet_administration(transaction: [u8; 8], path: &PathRecord, flags: u32) -> Vec<u8> {
-    let mut body = Vec::with_capacity(RECORD);
-    record(&mut body, flags, PATH, path.as_bytes());
-    message(RESOLVE | ANSWER, [0; 3], Status::Success, transaction, &body)
+    let answer = Draft::new(RESOLVE | ANSWER, [0; 3], Status::Success, transaction);
+    answer.record(flags, PATH, path.as_bytes()).done()
 }
 
 /// The answer that a path cannot be said.
 #[must_use]
 pub fn no_path(transaction: [u8; 8], status: Status) -> Vec<u8> {
-    message(RESOLVE | ANSWER, [0; 3], status, transaction, &[])
+    Draft::new(RESOLVE | ANSWER, [0; 3], status, transaction).done()
 }
 
 impl Request {
     /// The answer that it cannot be answered.
     #[must_use]
     pub fn refused(&self, status: Status) -> Vec<u8> {
-        message(self.opcode | ANSWER, [0; 3], status, self.transaction, &[])
+        Draft::new(self.opcode | ANSWER, [0; 3], status, self.transaction).done()
     }
 
     /// The answer to [`Question::Counters`].
     #[must_use]
     pub fn counters(&self, counters: &[u64; 7]) -> Vec<u8> {
-        let body: Vec<u8> = counters.iter().flat_map(|value| value.to_be_bytes()).collect();
-        message(COUNTERS | ANSWER, [7, 0, 0], Status::Success, self.transaction, &body)
+        let data = [7, 0, 0];
+        let mut answer = Draft::new(COUNTERS | ANSWER, data, Status::Success, self.transaction);
+        counters.iter().for_each(|value| answer.0.extend(value.to_be_bytes()));
+        answer.done()
     }
 
     /// The answer to [`Question::Endpoint`].
@@ -311,34 +336,17 @@ impl Request {
         /// As many as have room in a message whose length has 16 bits.
         const MOST: usize = 1022;
         let names = facts.names.get(..MOST).unwrap_or(&facts.names);
-        let mut body = facts.guid.to_be_bytes().to_vec();
-        body.extend([facts.port, facts.ports, 0, 0]);
-        body.extend(facts.pkey.to_be_bytes());
-        body.extend(u16::try_from(names.len()).unwrap_or(u16::MAX).to_be_bytes());
+        let mut answer = Draft::new(ENDPOINT | ANSWER, [0; 3], Status::Success, self.transaction);
+        let bytes = &mut answer.0;
+        bytes.extend(facts.guid.to_be_bytes());
+        bytes.extend([facts.port, facts.ports, 0, 0]);
+        bytes.extend(facts.pkey.to_be_bytes());
+        bytes.extend(u16::try_from(names.len()).unwrap_or(u16::MAX).to_be_bytes());
         for text in std::iter::once(PROVIDER).chain(names.iter().map(|name| name.as_bytes())) {
-            let end = body.len() + BYTES;
-            body.extend(text.iter().take(BYTES - 1));
-            body.resize(end, 0);
+            let end = bytes.len() + BYTES;
+            bytes.extend(text.iter().take(BYTES - 1));
+            bytes.resize(end, 0);
         }
-        message(ENDPOINT | ANSWER, [0; 3], Status::Success, self.transaction, &body)
+        answer.done()
     }
-}
-
-fn message(
-    opcode: u8,
-    data: [u8; 3],
-    status: Status,
-    transaction: [u8; 8],
-    body: &[u8],
-) -> Vec<u8> {
-    // No body is that long.
-    let length = u16::try_from(HEADER + body.len()).unwrap_or(u16::MAX);
-    let in_host_order = opcode & !ANSWER == RESOLVE;
-    let length = if in_host_order { length.to_ne_bytes() } else { length.to_be_bytes() };
-    let mut bytes = vec![VERSION, opcode, status as u8];
-    bytes.extend(data);
-    bytes.extend(length);
-    bytes.extend(transaction);
-    bytes.extend(body);
-    bytes
 }
