@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub(crate) struct Clients {
     held_up: Vec<ClientId>,
     /// There are some.
     news: Rc<Notify>,
+    /// Nothing more is read.
+    is_closing: bool,
 }
 
 struct Client {
@@ -56,6 +58,7 @@ impl Clients {
             last: 0,
             held_up: Vec::new(),
             news: Rc::default(),
+            is_closing: false,
         })
     }
 
@@ -63,7 +66,9 @@ impl Clients {
         self.all.len()
     }
 
-    fn add(&mut self, stream: UnixStream, is_librdmacm: bool) -> io::Result<()> {
+    /// One more.
+    pub(crate) fn add(&mut self, stream: UnixStream, is_librdmacm: bool) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
         self.last += 1;
         let id = self.last;
         epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(id), READ)?;
@@ -71,6 +76,22 @@ impl Clients {
         let client = Client { stream, is_librdmacm, messages, answers, open: 0, is_full: false };
         self.all.insert(ClientId(id), client);
         Ok(())
+    }
+
+    /// Nothing more is read of anybody; what was read is still answered.
+    pub(crate) fn close(&mut self) {
+        self.is_closing = true;
+    }
+
+    /// Whether everybody is answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.held_up.is_empty() && self.all.values().all(|client| client.open == 0)
+    }
+
+    /// The connections that another ibacm can go on with: of whom nothing was read that was not answered.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let is_idle = |client: &&Client| client.open == 0 && client.messages.is_empty();
+        self.all.values().filter(is_idle).map(|client| client.stream.as_fd())
     }
 
     /// Sends an answer: at once, or when there is room for it.
@@ -96,7 +117,7 @@ impl Clients {
         let sent = if flags.contains(EventFlags::OUT) { client.send() } else { Ok(()) };
         // Whose questions are not answered is read when they are.
         let is_read = match sent {
-            Ok(()) if client.open < OPEN => client.read(buffer),
+            Ok(()) if client.open < OPEN && !self.is_closing => client.read(buffer),
             sent => sent.map(|()| true),
         };
         match is_read {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ports of this host, and what they are called.
 
-use std::collections::BTreeSet;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rdma_acm::endpoints::Assigned;
 use rdma_acm::names;
+use rdma_config::Root;
 use rdma_udev_helper::local_port::LocalPort;
 use rdma_udev_helper::log;
 use rdma_udev_helper::world::{Lock, World};
@@ -16,12 +17,68 @@ use crate::fabric::{self, Order};
 use crate::host;
 use crate::service::Service;
 
+/// What there is at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    ports: Vec<LocalPort>,
+    addresses: Vec<Assigned>,
+    /// The uverbs node of each device, and its driver: for its events.
+    nodes: BTreeMap<DevIndex, (String, Option<String>)>,
+    problems: BTreeSet<String>,
+}
+
+/// Looks at all of it, which takes longer than anybody should wait for an answer.
+fn see(root: &Root) -> Seen {
+    let mut seen = Seen::default();
+    let mut problem = |error: anyhow::Error| {
+        seen.problems.insert(format!("{error:#}"));
+    };
+    match LocalPort::all(root) {
+        Ok(all) => {
+            seen.ports =
+                all.into_iter().filter_map(|port| port.map_err(&mut problem).ok()).collect();
+        }
+        Err(error) => problem(error),
+    }
+    match host::addresses(&Sysfs::at(root.path("/sys")), &seen.ports) {
+        Ok(addresses) => seen.addresses = addresses,
+        Err(error) => problem(error),
+    }
+    if seen.ports.is_empty() {
+        return seen;
+    }
+    match World::now(root, Lock::None) {
+        Ok(mut world) => {
+            for device in world.devices.clone() {
+                if seen.ports.iter().any(|port| port.index == device.index) {
+                    let look = world.look(&device);
+                    if let Some(node) = look.uverbs() {
+                        seen.nodes.insert(device.index, (node.to_owned(), look.driver));
+                    }
+                }
+            }
+        }
+        Err(error) => problem(error),
+    }
+    seen
+}
+
 impl Service {
-    /// Looks at all ports and their names, and opens those that are new.
+    /// Has everything looked at; once more afterwards, where that is under way.
     pub(crate) fn look(&mut self) {
-        let mut problems = BTreeSet::new();
-        let ports = self.ports(&mut problems);
-        let names = self.names(&ports, &mut problems);
+        if self.looking.is_some() {
+            self.again = true;
+        } else {
+            let root = self.root.clone();
+            self.looking = Some(tokio::task::spawn_blocking(move || see(&root)));
+        }
+    }
+
+    /// Takes what was seen: opens the ports that are new, and lets go of those that are not there any more.
+    pub(crate) fn seen(&mut self, seen: Seen) {
+        let Seen { ports, addresses, nodes, mut problems } = seen;
+        // What was seen before the events of a device are told may not be so any more.
+        let is_news = self.follow(nodes, &mut problems);
         {
             let mut open = self.shared.ports.borrow_mut();
             open.retain(|key, orders| {
@@ -47,74 +104,37 @@ impl Service {
             log::note(problem);
         }
         self.problems = problems;
+        let mut names = self.names.clone().unwrap_or_else(|| {
+            let host = rustix::system::uname();
+            names::of_host(&host.nodename().to_string_lossy(), &ports)
+        });
+        names.extend(addresses);
         self.shared.resolver.borrow_mut().set_ports(ports, &names);
         self.shared.act();
-    }
-
-    fn ports(&mut self, problems: &mut BTreeSet<String>) -> Vec<LocalPort> {
-        loop {
-            let all = match LocalPort::all(&self.root) {
-                Ok(all) => all,
-                Err(error) => {
-                    problems.insert(format!("{error:#}"));
-                    return Vec::new();
-                }
-            };
-            let mut ports = Vec::new();
-            for port in all {
-                match port {
-                    Ok(port) => ports.push(port),
-                    Err(error) => drop(problems.insert(format!("{error:#}"))),
-                }
-            }
-            // What was seen before the events of a device are told may not be so any more.
-            if !self.follow(&ports, problems) {
-                return ports;
-            }
+        if std::mem::take(&mut self.again) | is_news {
+            self.look();
         }
     }
 
-    /// Has the events of their devices told; whether that is news.
-    fn follow(&mut self, ports: &[LocalPort], problems: &mut BTreeSet<String>) -> bool {
-        let is_followed = |index| self.followed.values().any(|followed| *followed == index);
-        let new: BTreeSet<DevIndex> =
-            ports.iter().map(|port| port.index).filter(|index| !is_followed(*index)).collect();
-        if new.is_empty() {
-            return false;
-        }
-        let Ok(mut world) = World::now(&self.root, Lock::None) else { return false };
+    /// Has the events of devices told; whether that is news.
+    fn follow(
+        &mut self,
+        nodes: BTreeMap<DevIndex, (String, Option<String>)>,
+        problems: &mut BTreeSet<String>,
+    ) -> bool {
+        let dev = self.root.path("/dev/infiniband");
         let mut is_news = false;
-        for index in new {
-            // It may have gone.
-            let Some(device) = world.by_index(index).cloned() else { continue };
-            let look = world.look(&device);
-            let Some(node) = look.uverbs().map(str::to_owned) else { continue };
-            let dev = self.root.path("/dev/infiniband");
-            match self.watch.get_mut().follow(&dev, &node, look.driver.as_deref()) {
+        for (index, (node, driver)) in nodes {
+            match self.watch.get_mut().follow(&dev, &node, driver.as_deref()) {
                 Ok(news) => {
                     is_news |= news;
                     self.followed.insert(node, index);
                 }
                 Err(error) => {
-                    problems.insert(format!(
-                        "changes of RDMA device '{}' are not seen at once: {error}",
-                        device.name
-                    ));
+                    problems.insert(format!("changes of {node} are not seen at once: {error}"));
                 }
             }
         }
         is_news
-    }
-
-    fn names(&self, ports: &[LocalPort], problems: &mut BTreeSet<String>) -> Vec<Assigned> {
-        let mut assigned = self.names.clone().unwrap_or_else(|| {
-            let host = rustix::system::uname();
-            names::of_host(&host.nodename().to_string_lossy(), ports)
-        });
-        match host::addresses(&Sysfs::at(self.root.path("/sys")), ports) {
-            Ok(addresses) => assigned.extend(addresses),
-            Err(error) => drop(problems.insert(format!("{error:#}"))),
-        }
-        assigned
     }
 }

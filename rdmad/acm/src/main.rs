@@ -5,6 +5,7 @@
 mod clients;
 mod fabric;
 mod host;
+mod keep;
 mod look;
 mod service;
 mod shared;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use rdma_acm::endpoints::{Assigned, Endpoint, PortKey};
 use rdma_acm::names;
-use rdma_acm::options::Options;
+use rdma_acm::options::{DEADLINE, Options};
 use rdma_config::Root;
 use rdma_udev_helper::local_port::LocalPort;
 use rdma_udev_helper::log;
@@ -23,10 +23,13 @@ use serde_json::json;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::Files;
 use crate::clients::{accept, serve};
 use crate::host::AddressChanges;
+use crate::keep::keep;
+use crate::look::Seen;
 use crate::shared::Shared;
 use crate::sockets::passed;
 
@@ -49,6 +52,12 @@ pub(crate) struct Service {
     pub(crate) names: Option<Vec<Assigned>>,
     /// What was wrong at the last look: it is said once.
     pub(crate) problems: BTreeSet<String>,
+    /// A look that is under way.
+    pub(crate) looking: Option<JoinHandle<Seen>>,
+    /// Something has changed meanwhile.
+    pub(crate) again: bool,
+    /// systemd waits for the next look.
+    is_reloading: bool,
 }
 
 pub(crate) async fn run(files: Files) -> Result<()> {
@@ -65,37 +74,29 @@ pub(crate) async fn run(files: Files) -> Result<()> {
         });
     }
     // Before anything is looked at, so that nothing is missed.
-    let watch = watched(Watch::open().context("cannot listen to the kernel")?)?;
     let addresses = AddressChanges::open().context("cannot listen to the kernel")?;
     let mut addresses = watched(addresses)?;
-    let kernel = match Socket::open(passed.netlink) {
-        Ok(socket) => Some(watched(socket)?),
-        Err(error) => {
-            log::warning(format!("{error}; the kernel asks subnet administration itself"));
-            None
-        }
-    };
-    let shared = Rc::new(Shared::new(kernel)?);
-    let mut service = Service {
-        root: Root::system(),
-        files,
-        shared: Rc::clone(&shared),
-        options: Options::default(),
-        watch,
-        followed: BTreeMap::new(),
-        names: None,
-        problems: BTreeSet::new(),
-    };
-    service.configure();
-    service.look();
+    let mut service = Service::open(files, passed.netlink).await?;
+    let shared = Rc::clone(&service.shared);
     let mut serving = tokio::task::spawn_local(serve(Rc::clone(&shared)));
-    tokio::task::spawn_local(accept(Rc::clone(&shared), passed.clients, false));
-    if let Some(listener) = passed.librdmacm {
-        tokio::task::spawn_local(accept(Rc::clone(&shared), listener, true));
+    for (stream, is_librdmacm) in passed.kept {
+        shared.clients.borrow_mut().add(stream, is_librdmacm)?;
     }
+    let listeners = [(Some(passed.clients), false), (passed.librdmacm, true)];
+    let mut accepting = JoinSet::new();
+    for (listener, is_librdmacm) in listeners {
+        if let Some(listener) = listener {
+            accepting.spawn_local(accept(Rc::clone(&shared), listener, is_librdmacm));
+        }
+    }
+    let mut end = None;
     notify(&[NotifyState::Ready]);
     loop {
+        if end.is_some_and(|end| end <= Instant::now() || shared.clients.borrow().is_idle()) {
+            break;
+        }
         let deadline = shared.resolver.borrow().deadline();
+        let wake = deadline.into_iter().chain(end).min();
         tokio::select! {
             ready = readable(shared.kernel.as_ref()) => {
                 ready?;
@@ -115,20 +116,26 @@ pub(crate) async fn run(files: Files) -> Result<()> {
                 ready.clear_ready();
                 service.look();
             }
+            seen = done(&mut service.looking) => {
+                service.looking = None;
+                service.seen(seen?);
+                if service.looking.is_none() && std::mem::take(&mut service.is_reloading) {
+                    notify(&[NotifyState::Ready]);
+                }
+            }
             () = shared.deadline.notified() => {}
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
+            () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {
                 shared.resolver.borrow_mut().tick(Instant::now());
                 shared.act();
             }
             Some(call) = calls.recv() => service.called(call),
             ended = &mut serving => ended?.context("cannot hear what programs ask")?,
             _ = hangup.recv() => service.reload()?,
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => end = service.end(&mut accepting),
+            _ = interrupt.recv() => end = service.end(&mut accepting),
         }
     }
-    notify(&[NotifyState::Stopping]);
-    Ok(())
+    keep(shared.clients.borrow().idle())
 }
 
 /// What a file says; None where there is none.
@@ -159,6 +166,13 @@ async fn readable(kernel: Option<&AsyncFd<Socket>>) -> io::Result<()> {
     }
 }
 
+async fn done(looking: &mut Option<JoinHandle<Seen>>) -> Result<Seen, JoinError> {
+    match looking {
+        Some(looking) => looking.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Hears what the kernel asks.
 fn hear(shared: &Shared) -> Result<()> {
     let Some(kernel) = &shared.kernel else { return Ok(()) };
@@ -178,11 +192,50 @@ fn hear(shared: &Shared) -> Result<()> {
 }
 
 impl Service {
+    /// Has looked at everything once.
+    async fn open(files: Files, netlink: Option<OwnedFd>) -> Result<Self> {
+        let watch = watched(Watch::open().context("cannot listen to the kernel")?)?;
+        let kernel = match Socket::open(netlink) {
+            Ok(socket) => Some(watched(socket)?),
+            Err(error) => {
+                log::warning(format!("{error}; the kernel asks subnet administration itself"));
+                None
+            }
+        };
+        let mut service = Self {
+            root: Root::system(),
+            files,
+            shared: Rc::new(Shared::new(kernel)?),
+            options: Options::default(),
+            watch,
+            followed: BTreeMap::new(),
+            names: None,
+            problems: BTreeSet::new(),
+            looking: None,
+            again: false,
+            is_reloading: false,
+        };
+        service.configure();
+        service.look();
+        while let Some(looking) = service.looking.take() {
+            service.seen(looking.await?);
+        }
+        Ok(service)
+    }
+
+    /// Whoever has asked is still answered, and nobody else; until when.
+    fn end(&self, accepting: &mut JoinSet<()>) -> Option<Instant> {
+        notify(&[NotifyState::Stopping]);
+        accepting.abort_all();
+        self.shared.clients.borrow_mut().close();
+        Some(Instant::now() + DEADLINE)
+    }
+
     fn reload(&mut self) -> Result<()> {
         notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]);
+        self.is_reloading = true;
         self.configure();
         self.look();
-        notify(&[NotifyState::Ready]);
         Ok(())
     }
 

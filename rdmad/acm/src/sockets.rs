@@ -2,6 +2,7 @@
 //! The sockets that systemd has opened.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -20,6 +21,8 @@ pub(crate) struct Passed {
     pub(crate) librdmacm: Option<UnixListener>,
     pub(crate) control: Option<UnixListener>,
     pub(crate) netlink: Option<OwnedFd>,
+    /// Programs that were connected before it was started anew, and whether each is librdmacm.
+    pub(crate) kept: Vec<(UnixStream, bool)>,
 }
 
 /// Whatever the order, and whatever the names: each socket is what it is.
@@ -28,6 +31,7 @@ pub(crate) fn passed() -> Result<Passed> {
     let (mut clients, mut librdmacm, mut control, mut netlink) = (None, None, None, None);
     let kind = |kind: SocketType| i32::try_from(kind.as_raw());
     let (raw, stream) = (kind(SocketType::RAW)?, kind(SocketType::STREAM)?);
+    let mut kept = Vec::new();
     for index in 0..listen.len() {
         let family = AddressFamily::NETLINK.as_raw().into();
         if let Ok(Some(socket)) = listen.take_custom(index, family, raw, "netlink socket") {
@@ -38,10 +42,16 @@ pub(crate) fn passed() -> Result<Passed> {
         let socket: Option<OwnedFd> = listen
             .take_custom(index, unix, stream, "stream socket")
             .context("it is neither a stream nor a netlink socket")?;
-        let Some(socket) = socket.filter(|socket| sockopt::socket_acceptconn(socket) == Ok(true))
-        else {
+        let Some(socket) = socket else { continue };
+        if sockopt::socket_acceptconn(&socket) != Ok(true) {
+            let stream = UnixStream::from(socket);
+            // It has the address of where it was accepted.
+            let address = stream.local_addr()?;
+            let is_librdmacm =
+                address.as_pathname().is_some_and(|path| path == Path::new(LIBRDMACM));
+            kept.push((stream, is_librdmacm));
             continue;
-        };
+        }
         let listener = std::os::unix::net::UnixListener::from(socket);
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
@@ -54,5 +64,5 @@ pub(crate) fn passed() -> Result<Passed> {
     }
     let clients =
         clients.context("nobody can ask: /run/ibacm-unix.sock is opened by ibacm.socket")?;
-    Ok(Passed { clients, librdmacm, control, netlink })
+    Ok(Passed { clients, librdmacm, control, netlink, kept })
 }

@@ -150,6 +150,12 @@ impl Messages {
         self.0.extend(bytes);
     }
 
+    /// Whether all that has come was taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The next message that is whole.
     ///
     /// # Errors

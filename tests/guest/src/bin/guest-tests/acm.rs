@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
         manager_gone,
     ),
     better("ibacm_and_bad_programs", "A1, A13: one of them is enough", bad_programs),
+    better("connections_outlive_ibacm", "they end with it", outlive),
     both("ibacm_sleeps_when_nothing_happens", idle),
 ];
 
@@ -44,7 +45,7 @@ fn started(bed: &mut Bed) -> Result<[String; 2]> {
     wait_active(UNIT)?;
     // rdma-core's joins its groups first.
     wait_for("a path is known", || {
-        Ok(sh("timeout 20 ib_acme -f i -s 10.7.0.1 -d 10.7.0.2")?.contains("status 0x0"))
+        Ok(sh("timeout 20 ib_acme -f i -s 10.7.0.1 -d 10.7.0.2; true")?.contains("status 0x0"))
     })?;
     Ok(devices)
 }
@@ -188,7 +189,7 @@ fn follows(bed: &mut Bed) -> Result<()> {
     let interface = hca::netdev(&hca::device("b")?, 1)?;
     sh(&format!("ip addr replace 10.7.0.2/24 dev {interface}; ip link set {interface} up"))?;
     wait_for("there are paths again", || {
-        Ok(sh("timeout 30 ib_acme -v -f i -s 10.7.0.2 -d 10.7.0.1")?.contains("success"))
+        Ok(sh("timeout 30 ib_acme -v -f i -s 10.7.0.2 -d 10.7.0.1; true")?.contains("success"))
     })?;
     // Debian's ib_acme asks for as many ports as the first HCA has.
     let host = sh("hostname")?;
@@ -336,6 +337,55 @@ fn bad_programs(bed: &mut Bed) -> Result<()> {
         bail!("it was started again {restarts} times");
     }
     drop(greedy);
+    Ok(())
+}
+
+/// librdmacm connects once in the life of its program, and waits for an answer without end.
+fn outlive(bed: &mut Bed) -> Result<()> {
+    started(bed)?;
+    let ask = |stream: &mut UnixStream, length| -> Result<Vec<u8>> {
+        stream.write_all(&question())?;
+        let mut answer = vec![0; length];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    };
+    let mut programs = Vec::new();
+    for number in 0..300 {
+        let path = if number % 2 == 0 { SOCKET } else { "/run/ibacm.sock" };
+        let mut stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        ask(&mut stream, 88)?;
+        programs.push(stream);
+    }
+    // One has asked, and is not answered, as the subnet manager says nothing.
+    sh("systemctl kill -s STOP lab-opensm")?;
+    let mut waits = UnixStream::connect(SOCKET)?;
+    waits.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut bytes = question()[..16].to_vec();
+    bytes[6..8].copy_from_slice(&88_u16.to_ne_bytes());
+    bytes.extend([0, 0, 0, 0, 0x10, 0, 0, 0]);
+    bytes.extend([0; 8]);
+    bytes.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
+    bytes.resize(88, 0);
+    waits.write_all(&bytes)?;
+    let before = sh("systemctl show -P MainPID ibacm")?;
+    sh("systemctl restart ibacm; systemctl kill -s CONT lab-opensm")?;
+    ensure!(sh("systemctl show -P MainPID ibacm")? != before, "it is the same");
+    let mut answer = [0; 16];
+    waits.read_exact(&mut answer)?;
+    ensure!(answer[2] == 6, "not timed out: {answer:?}");
+    for stream in &mut programs {
+        ask(stream, 88)?;
+    }
+    ask(&mut waits, 88)?;
+    // acme_plus_kernel_only: librdmacm is told nothing, and goes on without it.
+    bed.file("/etc/rdma/ibacm_opts.cfg", "acme_plus_kernel_only yes\n")?;
+    sh("systemctl reload ibacm")?;
+    for (number, stream) in (0..).zip(&mut programs) {
+        let length = if number % 2 == 0 { 88 } else { 16 };
+        let answer = ask(stream, length)?;
+        ensure!(answer[2] == if length == 88 { 0 } else { 3 }, "{number}: {answer:?}");
+    }
     Ok(())
 }
 
