@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the ports of this host are called.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rdma_udev_helper::local_port::LocalPort;
 use rdma_verbs::sa::PathRecord;
@@ -25,6 +25,8 @@ pub struct Assigned {
     pub port: PortNum,
     /// The partition; None for the first of the port's table.
     pub pkey: Option<u16>,
+    /// Of an address: the index of the IPoIB interface that has it.
+    pub interface: Option<u32>,
 }
 
 /// One partition of one port, where it has a name.
@@ -36,6 +38,8 @@ pub struct Endpoint {
     pub pkey: u16,
     /// As they were written.
     pub names: Vec<String>,
+    /// Its IPoIB interfaces that have addresses.
+    pub interfaces: BTreeSet<u32>,
 }
 
 /// The ports that can be used, and all their names.
@@ -69,8 +73,9 @@ impl Endpoints {
                     let number = endpoints.all.len();
                     endpoints.by_address.entry(name.address.clone()).or_insert(number);
                 }
+                let interfaces = names.iter().filter_map(|name| name.interface).collect();
                 let names = names.iter().map(|name| name.text.clone()).collect();
-                endpoints.all.push(Endpoint { port: key, pkey: *pkey, names });
+                endpoints.all.push(Endpoint { port: key, pkey: *pkey, names, interfaces });
             }
             endpoints.ports.insert(key, port);
         }
@@ -172,7 +177,7 @@ mod tests {
     fn assigned(text: &str, device: u32, pkey: Option<u16>) -> Assigned {
         let address = Address::parse(text).unwrap();
         let device = format!("MLX5_{device}");
-        Assigned { text: text.into(), address, device, port: PortNum(1), pkey }
+        Assigned { text: text.into(), address, device, port: PortNum(1), pkey, interface: None }
     }
 
     #[test]

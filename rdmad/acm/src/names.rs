@@ -40,6 +40,7 @@ fn assigned(line: &str) -> Option<Assigned> {
         device: device.to_owned(),
         port: PortNum(port.parse().ok()?),
         pkey,
+        interface: None,
     })
 }
 
@@ -51,7 +52,7 @@ pub fn of_host(host: &str, ports: &[LocalPort]) -> Vec<Assigned> {
     let each = (1..).zip(ports).map(|(number, port)| (format!("{host}-{number}"), port));
     let names = first.into_iter().chain(each).filter_map(|(text, port)| {
         let (device, address) = (port.device.clone(), Address::name(&text)?);
-        Some(Assigned { text, address, device, port: port.number, pkey: None })
+        Some(Assigned { text, address, device, port: port.number, pkey: None, interface: None })
     });
     names.collect()
 }

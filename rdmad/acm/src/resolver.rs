@@ -2,11 +2,12 @@
 //! Who is answered what. No sockets and no clock: what comes in is said with its time, what goes out is taken from
 //! [`Resolver::output`].
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use rdma_udev_helper::local_port::LocalPort;
+use rdma_verbs::Gid;
 use rdma_verbs::local_service::{self, Reply, Ticket};
 use rdma_verbs::sa::PathRecord;
 use serde::Serialize;
@@ -29,6 +30,9 @@ pub struct QuestionId(pub u64);
 pub trait Host {
     /// The address that a datagram to another goes out with; None where no way leads there.
     fn source(&self, destination: IpAddr) -> Option<IpAddr>;
+
+    /// The GID of whoever has an address, as the kernel knows it of this IPoIB interface; None where it does not.
+    fn neighbour(&self, interface: u32, address: IpAddr) -> Option<u128>;
 }
 
 /// What is to be done.
@@ -268,7 +272,18 @@ impl<H: Host> Resolver<H> {
                 }
                 ticket
             }
-            Ip { ticket, .. } | Malformed(ticket) => ticket,
+            Ip { ticket, interface, address } => {
+                let address = Address::Ip(address);
+                let own = self.endpoints.of(&address);
+                let own = own.and_then(|own| self.endpoints.port(own.port)).map(|own| own.gid().0);
+                if let Some(gid) = own.or_else(|| self.gid(&address, &BTreeSet::from([interface])))
+                {
+                    self.figures.addresses_known += 1;
+                    return self.outputs.push_back(Output::Kernel(ticket, Reply::Gid(Gid(gid))));
+                }
+                ticket
+            }
+            Malformed(ticket) => ticket,
         };
         self.figures.errors += 1;
         self.outputs.push_back(Output::Kernel(ticket, Reply::Failed));
@@ -391,7 +406,7 @@ impl<H: Host> Resolver<H> {
             (Address::Gid(gid), None) => path.dgid = gid.to_be_bytes(),
             (Address::Lid(lid), None) => path.dlid = (*lid).into(),
             (address, None) => {
-                let gid = self.hosts.get(address).ok_or(Status::NoData)?;
+                let gid = self.gid(address, &endpoint.interfaces).ok_or(Status::NoData)?;
                 path.dgid = gid.to_be_bytes();
             }
         }
@@ -399,6 +414,14 @@ impl<H: Host> Resolver<H> {
         let key = (endpoint.port, endpoint.pkey);
         self.count(Some(key), |figures| figures.addresses_known += 1);
         Ok((key, wanted, chosen))
+    }
+
+    /// The GID of another host, as it is written, or as the kernel knows it of these interfaces.
+    fn gid(&self, address: &Address, interfaces: &BTreeSet<u32>) -> Option<u128> {
+        self.hosts.get(address).copied().or_else(|| match address {
+            Address::Ip(ip) => interfaces.iter().find_map(|i| self.host.neighbour(*i, *ip)),
+            _ => None,
+        })
     }
 
     /// Answers at once what is known; asks for what is not.

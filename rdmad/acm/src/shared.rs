@@ -36,7 +36,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(kernel: Option<AsyncFd<Socket>>) -> io::Result<Self> {
         Ok(Self {
-            resolver: RefCell::new(Resolver::new(ThisHost, Options::default())),
+            resolver: RefCell::new(Resolver::new(ThisHost::new(), Options::default())),
             kernel,
             clients: RefCell::new(Clients::new()?),
             ports: RefCell::default(),

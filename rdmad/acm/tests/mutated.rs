@@ -21,6 +21,10 @@ impl Host for Anywhere {
     fn source(&self, _: IpAddr) -> Option<IpAddr> {
         Some("10.0.0.1".parse().unwrap())
     }
+
+    fn neighbour(&self, _: u32, _: IpAddr) -> Option<u128> {
+        None
+    }
 }
 
 fn resolver() -> Resolver<Anywhere> {
@@ -46,6 +50,7 @@ fn resolver() -> Resolver<Anywhere> {
         device: "mlx5_0".into(),
         port: PortNum(1),
         pkey: None,
+        interface: None,
     };
     resolver.set_ports(vec![port], &[name]);
     resolver

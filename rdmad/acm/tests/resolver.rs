@@ -26,6 +26,10 @@ impl Host for Routes {
             IpAddr::V4(_) => None,
         }
     }
+
+    fn neighbour(&self, interface: u32, address: IpAddr) -> Option<u128> {
+        (interface == 4 && address == IpAddr::from([10, 0, 0, 3])).then_some(PREFIX + 3)
+    }
 }
 
 const CLIENT: ClientId = ClientId(7);
@@ -60,6 +64,7 @@ fn name(text: &str, device: &str) -> Assigned {
         device: device.into(),
         port: PortNum(1),
         pkey: None,
+        interface: None,
     }
 }
 
@@ -530,4 +535,28 @@ fn dead_destinations_and_too_many_questions() {
     assert_eq!(outputs(&mut resolver).len(), 2 << 16);
     assert_eq!(resolver.sizes().0, 0);
     asked(&ask(&mut resolver, &question, now + DEADLINE));
+}
+
+/// Whom the kernel has spoken with already, over the interface of who asks; and for the kernel, behind a router.
+#[test]
+fn neighbours() {
+    let (mut resolver, now) = (resolver(), Instant::now());
+    let question = message(1, [0; 3], &[source("10.0.0.1"), destination("10.0.0.3")]);
+    assert_eq!(status(&ask(&mut resolver, &question, now)), 3);
+    let of_interface = Assigned { interface: Some(4), ..name("10.0.0.1", "mlx5_0") };
+    resolver.set_ports(vec![port(1)], &[of_interface]);
+    let (_, path, _) = asked(&ask(&mut resolver, &question, now));
+    assert_eq!(path.dgid, gid(3));
+    // IP_RESOLVE: interface 4, an IPv4 address.
+    let mut bytes = b"\x1c\0\0\0\x02\x10\x01\0\x07\0\0\0\0\0\0\0\x04\0\0\0\x08\0\x09\x20".to_vec();
+    bytes.extend([10, 0, 0, 0]);
+    for (last, known) in [(1, Some(1)), (2, Some(2)), (3, Some(3)), (9, None)] {
+        bytes[27] = last;
+        let request = decode(&bytes).unwrap().remove(0);
+        assert!(matches!(request, KernelRequest::Ip { interface: 4, .. }), "{request:?}");
+        resolver.kernel(request, now);
+        let [Output::Kernel(_, reply)] = &outputs(&mut resolver)[..] else { panic!("no reply") };
+        let expected = known.map_or(Reply::Failed, |n| Reply::Gid(Gid(PREFIX + n)));
+        assert_eq!(*reply, expected);
+    }
 }

@@ -15,6 +15,11 @@ use super::{Test, better, both, hca};
 pub(crate) const TESTS: &[Test] = &[
     both("paths_by_ib_acme", by_ib_acme),
     both("paths_for_the_kernel_and_librdmacm", for_the_kernel),
+    better(
+        "paths_to_neighbours_and_behind_routers",
+        "it does not look, and has no IP_RESOLVE",
+        neighbours,
+    ),
     better("ibacm_without_infiniband", "D26: it ends where there is no InfiniBand port", without),
     better("ibacm_follows_hca_and_addresses", "A10, A16: it sees neither", follows),
     better(
@@ -116,29 +121,42 @@ fn asked() -> Result<u64> {
     row.split(',').nth(2).context("no second counter")?.parse().with_context(|| said.clone())
 }
 
-fn for_the_kernel(bed: &mut Bed) -> Result<()> {
+/// Does something while the second HCA's IPoIB interface is in a network namespace of its own (`labacm`, 10.7.0.2).
+fn with_namespace(bed: &mut Bed, test: impl FnOnce(&mut Bed) -> Result<()>) -> Result<()> {
     started(bed)?;
-    // Who connects from an address of its own host goes by the loopback device's, which is not InfiniBand's way.
-    let in_namespace = |command: &str| format!("ip netns exec labacm {command}");
     sh("ip netns add labacm; ip link set lo up")?;
-    let done = (|| {
+    let done = || {
         let interface = hca::netdev(&hca::device("b")?, 1)?;
-        sh(&format!("ip link set {interface} netns labacm"))?;
-        sh(&in_namespace(&format!(
-            "sh -c 'ip link set lo up; ip addr add 10.7.0.2/24 dev {interface}; ip link set {interface} up'"
-        )))?;
+        sh(&format!(
+            "ip link set {interface} netns labacm
+             ip netns exec labacm sh -c 'ip link set lo up; ip addr add 10.7.0.2/24 dev {interface}
+                ip addr add 10.8.0.1/32 dev {interface}; ip link set {interface} up'"
+        ))?;
         wait_for("the namespaces reach each other", || {
             Ok(status("ping -c 1 -w 2 10.7.0.2 >/dev/null")?.0 == 0)
-        })?;
+        })
+    };
+    let done = done().and_then(|()| test(bed));
+    sh("ip netns del labacm")?;
+    done
+}
+
+/// rping from here to an address in the namespace.
+fn rping(address: &str) -> Result<()> {
+    let said = sh(&format!(
+        "ip netns exec labacm timeout 60 rping -s -a {address} -C 3 >/run/lab/server 2>&1 &
+         timeout 60 sh -c 'until rdma res show cm_id | grep -q LISTEN; do sleep 0.05; done'
+         timeout 60 rping -c -v -a {address} -C 3; status=$?; kill $!; wait $!; exit $status"
+    ))?;
+    ensure!(said.matches("ping data").count() == 3, "{said}");
+    Ok(())
+}
+
+fn for_the_kernel(bed: &mut Bed) -> Result<()> {
+    with_namespace(bed, |bed| {
         let before = asked()?;
-        let server = in_namespace("timeout 60 rping -s -a 10.7.0.2 -C 3");
         let start = Instant::now();
-        let said = sh(&format!(
-            "{server} >/run/lab/server 2>&1 &
-             timeout 60 sh -c 'until rdma res show cm_id | grep -q LISTEN; do sleep 0.05; done'
-             timeout 60 rping -c -v -a 10.7.0.2 -C 3; wait $!"
-        ))?;
-        ensure!(said.matches("ping data").count() == 3, "{said}");
+        rping("10.7.0.2")?;
         let first = asked()? - before;
         ensure!(first > 0, "ibacm was not asked");
         println!(
@@ -147,9 +165,25 @@ fn for_the_kernel(bed: &mut Bed) -> Result<()> {
             start.elapsed().as_secs_f32()
         );
         Ok(())
-    })();
-    sh("ip netns del labacm")?;
-    done
+    })
+}
+
+/// Whom the kernel has spoken with it need not ask anybody for; and it asks for the GID behind a router.
+fn neighbours(bed: &mut Bed) -> Result<()> {
+    with_namespace(bed, |bed| {
+        acme("-f i -s 10.7.0.1 -d 10.7.0.2", &[])?;
+        sh("ip route add 10.8.0.0/24 via 10.7.0.2")?;
+        let guid = hca::guid("b", 1)?;
+        let (high, low) = guid.split_at(8);
+        let gid = u128::from_str_radix(&format!("fe80000000000000{high}{low}"), 16)?;
+        let gid = rdma_verbs::Gid(gid);
+        bed.file("/run/lab/hosts.data", &format!("10.8.0.1 {gid}\n"))?;
+        let options = "addr_preload acm_hosts\naddr_data_file /run/lab/hosts.data\n";
+        bed.file("/etc/rdma/ibacm_opts.cfg", options)?;
+        ensure!(rping("10.8.0.1").is_err(), "the kernel knows who is behind the router");
+        sh("systemctl reload ibacm")?;
+        rping("10.8.0.1")
+    })
 }
 
 fn without(bed: &mut Bed) -> Result<()> {
