@@ -189,13 +189,19 @@ fn neighbours(bed: &mut Bed) -> Result<()> {
 fn without(bed: &mut Bed) -> Result<()> {
     bed.stop_later(UNIT);
     bed.stop_later("ibacm.socket");
+    if bed.boot == Boot::Ours {
+        for unit in [UNIT, "ibacm.socket"] {
+            bed.remove_later(&format!("/etc/systemd/system/rdma-hw.target.wants/{unit}"));
+        }
+        sh("systemctl enable ibacm 2>/dev/null")?;
+    }
+    // Where it is enabled it comes with the first RDMA device, and goes with the last.
     let nic = bed.nics[0].clone();
     super::bed::plug("rxe", "rxe0", &nic)?;
-    sh("systemctl start ibacm")?;
+    wait_active(UNIT)?;
     let (_, said) = status("timeout 30 ib_acme -f i -s 10.7.0.1 -d 10.7.0.2 2>&1")?;
     ensure!(said.contains("Cannot assign requested address"), "{said}");
     wait_active(UNIT)?;
-    // It goes with the last RDMA device.
     super::bed::unplug("rxe0")?;
     wait_inactive(UNIT)?;
     wait_inactive("ibacm.socket")
@@ -425,8 +431,6 @@ fn outlive(bed: &mut Bed) -> Result<()> {
 
 fn idle(bed: &mut Bed) -> Result<()> {
     started(bed)?;
-    bed.provokes("lab-opensm.service: ");
-    // Each sweep of the subnet manager is an event of the port.
-    sh("systemctl stop lab-opensm; sleep 3")?;
+    sh("sleep 12")?;
     super::iwpm::sleeps(bed, UNIT)
 }
