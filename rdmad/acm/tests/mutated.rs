@@ -90,6 +90,23 @@ fn fabric(resolver: &mut Resolver<Anywhere>, random: &mut fastrand::Rng, now: In
     answered
 }
 
+/// From time to time it is later.
+fn later(resolver: &mut Resolver<Anywhere>, round: u32, now: Instant) -> Instant {
+    if round % 256 != 0 {
+        return now;
+    }
+    let now = now + Duration::from_millis(50);
+    resolver.tick(now);
+    now
+}
+
+/// Who has waited until the end.
+fn rest(resolver: &mut Resolver<Anywhere>, random: &mut fastrand::Rng, now: Instant) -> usize {
+    let now = now + Duration::from_secs(2);
+    resolver.tick(now);
+    fabric(resolver, random, now)
+}
+
 const ROUNDS: u32 = 1_000_000;
 
 #[test]
@@ -124,15 +141,9 @@ fn programs() {
             }
         }
         answered += fabric(&mut resolver, &mut random, now);
-        if round % 256 == 0 {
-            now += Duration::from_millis(50);
-            resolver.tick(now);
-        }
+        now = later(&mut resolver, round, now);
     }
-    now += Duration::from_secs(2);
-    resolver.tick(now);
-    answered += fabric(&mut resolver, &mut random, now);
-    assert_eq!(asked, answered);
+    assert_eq!(asked, answered + rest(&mut resolver, &mut random, now));
     assert!(asked > ROUNDS as usize / 4 && broken > 1000, "{asked} asked, {broken} broken");
     let (open, known) = resolver.sizes();
     assert!(open == 0 && known <= paths::MOST.get(), "{open} {known}");
@@ -154,14 +165,8 @@ fn the_kernel() {
             resolver.kernel(request, now);
         }
         answered += fabric(&mut resolver, &mut random, now);
-        if round % 256 == 0 {
-            now += Duration::from_millis(50);
-            resolver.tick(now);
-        }
+        now = later(&mut resolver, round, now);
     }
-    now += Duration::from_secs(2);
-    resolver.tick(now);
-    answered += fabric(&mut resolver, &mut random, now);
-    assert_eq!(asked, answered);
+    assert_eq!(asked, answered + rest(&mut resolver, &mut random, now));
     assert!(asked > ROUNDS as usize / 2, "{asked}");
 }

@@ -14,21 +14,6 @@ use rustix::event::epoll;
 
 const LIMIT: usize = 1024;
 
-/// The question for the path between two IPv4 addresses.
-fn by_address() -> Vec<u8> {
-    let mut bytes = vec![1, 1, 0, 0, 0, 0];
-    bytes.extend(160_u16.to_ne_bytes());
-    bytes.extend([0; 8]);
-    for (flags, last) in [(1_u32, 1), (2, 2)] {
-        let end = bytes.len() + 72;
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend(2_u16.to_ne_bytes());
-        bytes.extend([0, 0, 10, 7, 0, last]);
-        bytes.resize(end, 0);
-    }
-    bytes
-}
-
 /// The question for the path to a GID of the default subnet.
 fn by_gid(number: u64) -> Vec<u8> {
     let mut bytes = vec![1, 1, 0, 0, 0, 0];
@@ -60,7 +45,7 @@ fn main() -> Result<()> {
     let mut asked = 0_u64;
     let mut ask = |stream: &mut UnixStream| {
         asked += 1;
-        stream.write_all(&if is_cold { by_gid(asked) } else { by_address() })
+        stream.write_all(&if is_cold { by_gid(asked) } else { guest::path_question([0; 8]) })
     };
     let began = Instant::now();
     let mut all = Vec::new();

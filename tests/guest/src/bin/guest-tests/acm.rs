@@ -283,19 +283,8 @@ fn manager_gone(bed: &mut Bed) -> Result<()> {
     })
 }
 
-/// A question for the path from 10.7.0.1 to 10.7.0.2.
 fn question() -> Vec<u8> {
-    let mut bytes = vec![1, 1, 0, 0, 0, 0];
-    bytes.extend(160_u16.to_ne_bytes());
-    bytes.extend([7; 8]);
-    for (flags, last) in [(1_u32, 1), (2, 2)] {
-        let end = bytes.len() + 72;
-        bytes.extend(flags.to_ne_bytes());
-        bytes.extend(2_u16.to_ne_bytes());
-        bytes.extend([0, 0, 10, 7, 0, last]);
-        bytes.resize(end, 0);
-    }
-    bytes
+    guest::path_question([7; 8])
 }
 
 /// Asks with these pieces, and reads so many answers of 88 bytes.
