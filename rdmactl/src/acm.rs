@@ -50,5 +50,10 @@ pub(crate) fn run(as_json: bool) -> Result<ExitCode> {
         figure("no_data"),
         figure("errors")
     );
+    println!(
+        "the kernel has asked {} times, and was told something {} times",
+        figure("kernel_asked"),
+        figure("kernel_answered")
+    );
     Ok(ExitCode::SUCCESS)
 }

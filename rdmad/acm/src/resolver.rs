@@ -62,7 +62,7 @@ const NO_ANSWER: Duration = Duration::from_secs(1);
 /// How many questions through one port are open at a time; whoever asks more is told that there is no room.
 const MOST_ASKED: usize = 1 << 16;
 
-/// How much was asked, in the order of `ACM_CNTR_*`.
+/// How much was asked, in the order of `ACM_CNTR_*`; and what rdma-core's ibacm does not count.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Figures {
     /// Questions that failed.
@@ -79,6 +79,10 @@ pub struct Figures {
     pub paths_asked: u64,
     /// Paths that were known.
     pub paths_known: u64,
+    /// Questions of the kernel.
+    pub kernel_asked: u64,
+    /// Those of them that it was told something to.
+    pub kernel_answered: u64,
 }
 
 impl Figures {
@@ -262,6 +266,7 @@ impl<H: Host> Resolver<H> {
     /// The kernel asks.
     pub fn kernel(&mut self, request: local_service::Request, now: Instant) {
         use local_service::Request::{Ip, Malformed, Path};
+        self.figures.kernel_asked += 1;
         let ticket = match request {
             Path { ticket, device, port, path_use, path, components } => {
                 if let Some(port) = self.endpoints.named(&device, port) {
@@ -279,6 +284,7 @@ impl<H: Host> Resolver<H> {
                 if let Some(gid) = own.or_else(|| self.gid(&address, &BTreeSet::from([interface])))
                 {
                     self.figures.addresses_known += 1;
+                    self.figures.kernel_answered += 1;
                     return self.outputs.push_back(Output::Kernel(ticket, Reply::Gid(Gid(gid))));
                 }
                 ticket
@@ -506,6 +512,7 @@ impl<H: Host> Resolver<H> {
         }
         self.outputs.push_back(match (asker, answer) {
             (Asker::Kernel { ticket, flags }, Ok(path)) => {
+                self.figures.kernel_answered += 1;
                 Output::Kernel(ticket, Reply::Path(flags, path))
             }
             (Asker::Kernel { ticket, .. }, Err(_)) => Output::Kernel(ticket, Reply::Failed),

@@ -517,6 +517,8 @@ fn the_kernel() {
     resolver.kernel(request(&other), now);
     resolver.kernel(KernelRequest::Malformed(ticket), now);
     assert_eq!(outputs(&mut resolver), [failed.clone(), failed]);
+    let figures = resolver.figures();
+    assert_eq!((figures.kernel_asked, figures.kernel_answered), (5, 2));
 }
 
 /// 100 destinations that never answer hold up nobody else; and there is an end to what can be asked.

@@ -152,8 +152,21 @@ fn rping(address: &str) -> Result<()> {
     Ok(())
 }
 
+/// How often the kernel has asked ibacm, and was told something.
+fn kernel() -> Result<[u64; 2]> {
+    let said: serde_json::Value = serde_json::from_str(&sh("rdmactl acm --json")?)?;
+    let figure = |name: &str| said["figures"][name].as_u64().with_context(|| said.to_string());
+    Ok([figure("kernel_asked")?, figure("kernel_answered")?])
+}
+
 fn for_the_kernel(bed: &mut Bed) -> Result<()> {
     with_namespace(bed, |bed| {
+        if bed.boot == Boot::Ours {
+            // IPoIB has asked for the way to the other end.
+            let [asked, answered] = kernel()?;
+            ensure!(asked > 0 && answered > 0, "{answered} of {asked} questions of the kernel");
+            println!("the kernel has asked {asked} times, and was told {answered} times");
+        }
         let before = asked()?;
         let start = Instant::now();
         rping("10.7.0.2")?;
