@@ -18,7 +18,7 @@ pub(crate) fn keep<'a>(connections: impl Iterator<Item = BorrowedFd<'a>>) -> Res
     let connections: Vec<BorrowedFd<'_>> = connections.collect();
     let states = [NotifyState::FdStore, NotifyState::FdName("connection")];
     for some in connections.chunks(AT_ONCE) {
-        sd_notify::notify_with_fds(false, &states, some).context("systemd takes them not")?;
+        sd_notify::notify_with_fds(false, &states, some).context("systemd does not take them")?;
     }
     // It closes this when it has read all that, whose sender must not have gone by then.
     let (done, mark) = pipe_with(PipeFlags::CLOEXEC)?;

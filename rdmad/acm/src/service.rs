@@ -284,14 +284,14 @@ impl Service {
                     if event.action() == "remove" {
                         self.followed.remove(event.name());
                     }
-                    is_news |=
-                        event.subsystem().starts_with("infiniband") || event.subsystem() == "net";
+                    is_news |= event.subsystem().starts_with("infiniband");
                 }
                 Change::Lost => {
                     self.followed.clear();
                     is_news = true;
                 }
-                Change::Link => is_news = true,
+                // What an interface is called does not matter; its addresses are told by themselves.
+                Change::Link => {}
             }
         }
         if is_news {
