@@ -11,7 +11,7 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use rdma_iwpm::mappings::Host;
 use rdma_verbs::iwpm::PORT;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -117,8 +117,7 @@ impl Asked {
             segment_size: None,
             src_ip: from,
         };
-        let send = || self.state.try_send((&self.socket).into(), &transmit);
-        self.socket.try_io(Interest::WRITABLE, send).ok();
+        self.state.try_send((&self.socket).into(), &transmit).ok();
     }
 }
 
@@ -158,7 +157,10 @@ impl Peers {
             Some(Task(socket, _)) => Ok(Rc::clone(socket)),
             None => self.open(peer),
         };
-        let sent = socket.and_then(|socket| socket.try_send(datagram));
+        // Tokio's own would say of a new socket that it cannot be sent from yet.
+        let sent = socket.and_then(|socket| {
+            rustix::net::send(&*socket, datagram, SendFlags::empty()).map_err(io::Error::from)
+        });
         if let Err(error) = sent
             && error.kind() != io::ErrorKind::WouldBlock
         {

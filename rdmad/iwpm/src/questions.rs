@@ -9,10 +9,12 @@ use rdma_verbs::iwpm::{Connection, Datagram, Kind, Message, PORT};
 
 use crate::mapper::{Output, Outputs};
 
-/// When a mapper is asked for the second time; each wait is twice as long as the one before. The kernel waits for 10 s.
+/// When a mapper is asked for the second time; each wait is twice as long as the one before, up to [`LONGEST`]. The kernel
+/// waits for 10 s.
 const AGAIN: Duration = Duration::from_millis(200);
-/// How often it is asked: for 6.2 s.
-const TRIES: u32 = 5;
+const LONGEST: Duration = Duration::from_secs(1);
+/// How often it is asked: for 6.4 s.
+const TRIES: u32 = 8;
 /// That long a host that refuses is asked all the same: a mapper that is started anew is back by then.
 const RESTART: Duration = Duration::from_millis(500);
 /// That long a host without a mapper is asked once only, and not waited for longer than [`AGAIN`].
@@ -173,7 +175,7 @@ impl Questions {
             } else if is_known || question.tries == TRIES {
                 self.give_up(out, handle, now);
             } else {
-                question.due = now + AGAIN * (1 << question.tries);
+                question.due = now + (AGAIN * (1 << question.tries)).min(LONGEST);
                 question.tries += 1;
                 self.due.insert((question.due, handle));
                 out.figures.again += 1;
